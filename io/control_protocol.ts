@@ -1,0 +1,128 @@
+/**
+ * What the commands say to a device process, and what it answers: one JSON line each way on the control
+ * socket, at most `MAX_LINE_BYTES` long. A connection may carry several requests, one after another.
+ *
+ * @module
+ */
+
+/** Longest request or reply line, in bytes, its newline included. */
+export const MAX_LINE_BYTES = 64 * 1024;
+
+/** A request to a device process. `remove` is answered when the device is gone; see `ControlServer`. */
+export type ControlRequest =
+  | { verb: "status" }
+  | { verb: "table" }
+  | { verb: "info" }
+  | { verb: "message"; args: string[] }
+  | { verb: "progress" }
+  | { verb: "remove"; flush: boolean };
+
+/** A place in the log: a cache segment and an offset into its data area, in bytes. */
+export interface StatusPosition {
+  seg: number;
+  off: number;
+}
+
+/** The status fields of the kernel's target, in its order (DESIGN §5), and our own counters. */
+export interface StatusReply {
+  ok: true;
+  /** First sector of the cached device: 0. */
+  start: number;
+  /** Size of the cached device, in sectors of 512 bytes. */
+  length_sectors: number;
+  sb_flags: number;
+  seg_total: number;
+  cache_segs: number;
+  segs_used: number;
+  gc_percent: number;
+  cache_flags: number;
+  key_head: StatusPosition;
+  dirty_tail: StatusPosition;
+  key_tail: StatusPosition;
+  counters: Record<string, number>;
+}
+
+/** The table line that `create` accepts. */
+export interface TableReply {
+  ok: true;
+  table: string;
+}
+
+/** The numbers of a block device, or of the file system that holds a file. */
+export interface DeviceNumber {
+  major: number;
+  minor: number;
+}
+
+/** Facts about a device that do not change while it runs, and how many clients it has. */
+export interface InfoReply {
+  ok: true;
+  name: string;
+  /** "" when none was given. */
+  uuid: string;
+  minor: number;
+  read_only: boolean;
+  /** NBD connections that reached the transmission phase. */
+  open_count: number;
+  frontend: "nbd";
+  /** Where clients connect: `nbd+unix:///?socket=PATH` or `nbd://HOST:PORT`. */
+  uri: string;
+  pid: number;
+  /** Unix time at which the device answered first, in milliseconds. */
+  since_ms: number;
+  length_sectors: number;
+  cache_path: string;
+  backing_path: string;
+  cache_dev: DeviceNumber;
+  backing_dev: DeviceNumber;
+  /** What the cache device was found to be (DESIGN §4). */
+  cache_kind: "pmem" | "file" | "block" | "tmpfs";
+  /** The event loop in use. */
+  loop: "io_uring" | "poll";
+}
+
+/** The answer to a message: "" or lines to print. */
+export interface MessageReply {
+  ok: true;
+  text: string;
+}
+
+/** How far a removal is. */
+export interface ProgressReply {
+  ok: true;
+  /** True from a `remove` on until it ends or is given up. */
+  removing: boolean;
+  /** Bytes still to be written to the backing device. */
+  dirty_bytes: number;
+  /** Write-back requests that the backing device failed since the device was created. */
+  writeback_errors: number;
+}
+
+/** The device is gone: sockets closed and removed, both devices released. */
+export interface RemoveReply {
+  ok: true;
+}
+
+/** The request failed. `error` is the reason alone: the command puts verb and name in front. */
+export interface ErrorReply {
+  ok: false;
+  error: string;
+}
+
+/** The reply that each verb gets when it succeeds. */
+export interface ReplyOf {
+  status: StatusReply;
+  table: TableReply;
+  info: InfoReply;
+  message: MessageReply;
+  progress: ProgressReply;
+  remove: RemoveReply;
+}
+
+/** Any reply of a device process. */
+export type ControlReply = ReplyOf[keyof ReplyOf] | ErrorReply;
+
+/** The words of `errno` in errors that users of dmsetup know. */
+export const BUSY = "Device or resource busy";
+/** The answer to a message that the device does not know (DMSETUP, "Exit status and messages"). */
+export const INVALID = "Invalid argument";
