@@ -3,7 +3,7 @@
  * Everything a test makes is removed when it ends, also when it fails.
  *
  * ```ts ignore
- * await using rig = await Rig.make();
+ * await using rig = Rig.make();
  * const cache = rig.file("cache", 512 * MIB);
  * await rig.ok("create", "d", "--table", `pcache ${cache} ${backing}`);
  * ```
@@ -106,16 +106,16 @@ export class Rig implements AsyncDisposable {
   readonly #steps: { what: string; undo: () => unknown }[] = [];
   readonly #names = new Set<string>();
 
-  private constructor(readonly dir: string) {}
+  private constructor(readonly dir: string, readonly env: Record<string, string>) {}
 
-  /** In `parent`, else where temporary files go. */
-  static make(parent?: string): Promise<Rig> {
+  /** In the folder `parent`, else where temporary files go; `env` is added to the environment of pcache. */
+  static make({ parent, env = {} }: { parent?: string; env?: Record<string, string> } = {}): Rig {
     const options = parent === undefined ? {} : { dir: parent };
     const dir = Deno.makeTempDirSync({ prefix: "rig-", ...options });
-    const rig = new Rig(dir);
+    const rig = new Rig(dir, { PCACHE_RUN_DIR: `${dir}/run`, ...env });
     rig.defer(`remove ${dir}`, () => Deno.remove(dir, { recursive: true }));
     rig.defer("end the devices", () => rig.#endDevices());
-    return Promise.resolve(rig);
+    return rig;
   }
 
   /** Something to undo at the end; what came last is undone first. */
@@ -139,9 +139,7 @@ export class Rig implements AsyncDisposable {
   /** Runs pcache. */
   pcache(...args: string[]): Promise<Ended> {
     if (args[0] === "create") { for (const arg of args.slice(1, 2)) this.#names.add(arg); }
-    return run(Deno.execPath(), ["run", "-A", "--no-prompt", MAIN, ...args], {
-      PCACHE_RUN_DIR: this.path("run"),
-    });
+    return run(Deno.execPath(), ["run", "-A", "--no-prompt", MAIN, ...args], this.env);
   }
 
   /** Runs pcache, which must succeed; returns what it printed. */
