@@ -20,8 +20,8 @@ import { CacheError } from "./errors.ts";
 export const SECTOR_BYTES = 512;
 /** The target type that a table line names. */
 export const TARGET_TYPE = "pcache";
-/** Version of the target, as `targets` and `target-version` print it: major, minor, patch. */
-export const TARGET_VERSION = [1, 0, 0] as const;
+/** Version of the kernel's target that this one answers like: major, minor, patch. */
+export const TARGET_VERSION = [0, 1, 0] as const;
 /** Longest table text that is looked at, in characters. */
 export const MAX_TABLE_CHARS = 65536;
 

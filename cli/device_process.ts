@@ -1,0 +1,58 @@
+/**
+ * The device process: what `create` starts in the background. It takes its order as JSON on the standard
+ * input, tells its creator how far it is in JSON lines on the standard output, and then serves the device.
+ *
+ * @module
+ */
+
+import { CacheError } from "../core/errors.ts";
+import { detachStreams } from "../io/detach.ts";
+import { type DeviceConfig, type DeviceEvent, runDevice } from "../io/device.ts";
+import { reserveDevice } from "../io/run_dir.ts";
+
+/** What a device process is told to do: a device, but for what the run directory gives it. */
+export interface Order {
+  readonly run_root: string;
+  readonly device: Omit<DeviceConfig, "run_dir" | "minor">;
+}
+
+/** Serves the device until it is removed. True: it was; false: it could not be started. */
+export async function runDeviceProcess(): Promise<boolean> {
+  Deno.umask(0o077);
+  const order = JSON.parse(await new Response(Deno.stdin.readable).text()) as Order;
+  try {
+    serve(order);
+    return true;
+  } catch (error) {
+    if (!(error instanceof CacheError)) throw error;
+    tell({ event: "failed", error: error.message });
+    return false;
+  }
+}
+
+/**
+ * From `ready` on the folder stays behind when the device fails: its log says why, and nobody else would.
+ */
+function serve({ run_root, device }: Order): void {
+  const reservation = reserveDevice(run_root, device.name, device.uuid);
+  let is_ready = false;
+  try {
+    const { run_dir, minor } = reservation;
+    runDevice({ ...device, run_dir, minor }, (event) => {
+      if (event.event === "ready") reservation.publish();
+      tell(event);
+      if (event.event !== "ready") return;
+      detachStreams(reservation.log_path);
+      is_ready = true;
+    });
+  } catch (error) {
+    if (!is_ready) reservation.release();
+    throw error;
+  }
+  reservation.release();
+}
+
+function tell(event: DeviceEvent): void {
+  const bytes = new TextEncoder().encode(JSON.stringify(event) + "\n");
+  for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
+}

@@ -1,0 +1,67 @@
+/**
+ * `remove`: ends devices. Without `--flush` dirty data stays in the cache, as with the kernel's target.
+ *
+ * @module
+ */
+
+import { CacheError } from "../core/errors.ts";
+import { callControl } from "../io/control_client.ts";
+import { BUSY } from "../io/control_protocol.ts";
+import { checkName, controlPath, isPublished, openDeviceLock, runRoot } from "../io/run_dir.ts";
+import { isGone, noDevice } from "./devices.ts";
+import { failedOn } from "./failure.ts";
+import type { Options } from "./options.ts";
+import { warn } from "./output.ts";
+import { FlushProgress } from "./progress.ts";
+
+/** How often `--retry` tries while the device is busy, and how long it waits in between (dmsetup's numbers). */
+const RETRY_COUNT = 25;
+const RETRY_PAUSE_MS = 200;
+
+/** `remove NAME...`: goes on with the next device when one cannot be removed. */
+export async function run(names: string[], options: Options): Promise<boolean> {
+  if (names.length === 0) throw new CacheError("No device specified.");
+  let is_ok = true;
+  for (const name of names) {
+    try {
+      checkName(name);
+      await removeDevice("remove", name, options);
+    } catch (error) {
+      if (!(error instanceof CacheError)) throw error;
+      warn(error.message);
+      is_ok = false;
+    }
+  }
+  return is_ok;
+}
+
+/**
+ * Ends a device and waits until its process has let go of everything.
+ *
+ * @throws {CacheError} There is no such device, or it is busy.
+ */
+export async function removeDevice(verb: string, name: string, options: Options): Promise<void> {
+  const root = runRoot();
+  if (!isPublished(root, name)) throw noDevice(verb, name);
+  const tries = options.retry ? RETRY_COUNT : 1;
+  const lock = await openDeviceLock(root, name);
+  const progress = options.flush ? new FlushProgress(name, controlPath(root, name)) : null;
+  try {
+    for (let tried = 1;; tried++) {
+      const reply = await callControl(controlPath(root, name), {
+        verb: "remove",
+        flush: options.flush === true,
+      });
+      if (reply.ok) break;
+      if (reply.error !== BUSY || tried === tries) throw failedOn(verb, name, reply.error);
+      await new Promise((wake) => setTimeout(wake, RETRY_PAUSE_MS));
+    }
+    await lock.lock(true);
+    progress?.finish();
+  } catch (error) {
+    throw isGone(error) ? noDevice(verb, name) : error;
+  } finally {
+    progress?.stop();
+    lock.close();
+  }
+}
