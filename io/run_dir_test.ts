@@ -1,0 +1,171 @@
+import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { CacheError } from "../core/errors.ts";
+import { BUSY } from "./control_protocol.ts";
+import {
+  checkName,
+  checkUuid,
+  clearLeftovers,
+  isPublished,
+  openDeviceLock,
+  publishedNames,
+  reserveDevice,
+  runRoot,
+} from "./run_dir.ts";
+
+/** Runs a test in a run directory of its own, which does not exist yet. */
+function withRoot(name: string, test: (root: string) => void | Promise<void>): void {
+  Deno.test(name, async () => {
+    const dir = Deno.makeTempDirSync();
+    try {
+      await test(`${dir}/run`);
+    } finally {
+      Deno.removeSync(dir, { recursive: true });
+    }
+  });
+}
+
+/** Makes a reservation in a process that then dies without letting go. */
+async function reserveAndDie(root: string, name: string): Promise<void> {
+  const module = new URL("./run_dir.ts", import.meta.url);
+  const code = `import { reserveDevice } from ${JSON.stringify(module.href)};
+    reserveDevice(${JSON.stringify(root)}, ${JSON.stringify(name)}, "").publish();
+    Deno.kill(Deno.pid, "SIGKILL");`;
+  const { signal } = await new Deno.Command(Deno.execPath(), { args: ["eval", code] }).output();
+  assertEquals(signal, "SIGKILL");
+}
+
+Deno.test("checkName takes what device-mapper takes", () => {
+  for (const name of ["a", "vg-lv_0", "A.b:c=d@e#f+g", ".hidden", "x".repeat(127)]) checkName(name);
+});
+
+Deno.test("checkName refuses the others in dmsetup's words", () => {
+  const refused: [name: string, message: string][] = [
+    ["a/b", 'Name "a/b" invalid. It contains "/".'],
+    ["../x", 'Name "../x" invalid. It contains "/".'],
+    ["x".repeat(128), `Name "${"x".repeat(128)}" too long`],
+    ["", 'Name "" invalid. It is empty.'],
+    [".", 'Name "." invalid. It names a directory.'],
+    ["..", 'Name ".." invalid. It names a directory.'],
+    ["a b", 'Name "a b" invalid. Wanted only'],
+    ["ä", 'Name "ä" invalid. Wanted only'],
+    ["a\n", 'Name "a\\n" invalid. Wanted only'],
+    ["~lock", 'Name "~lock" invalid. Wanted only'],
+  ];
+  for (const [name, message] of refused) {
+    assertThrows(() => checkName(name), CacheError, message);
+  }
+});
+
+Deno.test("checkUuid refuses what does not fit a line", () => {
+  checkUuid("CRYPT-LUKS2-0123");
+  checkUuid("u".repeat(128));
+  assertThrows(() => checkUuid("u".repeat(129)), CacheError, "too long: 129 characters");
+  assertThrows(() => checkUuid("a b"), CacheError, 'UUID "a b" invalid');
+  assertThrows(() => checkUuid(""), CacheError, 'UUID "" invalid');
+});
+
+Deno.test("runRoot is absolute", () => {
+  const before = Deno.env.get("PCACHE_RUN_DIR");
+  try {
+    Deno.env.set("PCACHE_RUN_DIR", "some/dir");
+    assertEquals(runRoot(), `${Deno.cwd()}/some/dir`);
+    Deno.env.set("PCACHE_RUN_DIR", "/some/dir");
+    assertEquals(runRoot(), "/some/dir");
+  } finally {
+    if (before === undefined) Deno.env.delete("PCACHE_RUN_DIR");
+    else Deno.env.set("PCACHE_RUN_DIR", before);
+  }
+});
+
+withRoot("a reservation makes a private folder and takes it away again", (root) => {
+  const reservation = reserveDevice(root, "d", "");
+  assertEquals(reservation.run_dir, `${root}/d`);
+  assertEquals(Deno.statSync(root).mode! & 0o777, 0o700);
+  assertEquals(Deno.statSync(`${root}/d`).mode! & 0o777, 0o700);
+  reservation.release();
+  assertEquals([...Deno.readDirSync(root)].map((entry) => entry.name), ["~lock"]);
+});
+
+withRoot("a device is shown from the moment it is published", (root) => {
+  assertEquals(publishedNames(root), []);
+  const b = reserveDevice(root, "b", "");
+  const a = reserveDevice(root, "a", "");
+  assertEquals(publishedNames(root), []);
+  b.publish();
+  a.publish();
+  assertEquals(publishedNames(root), ["a", "b"]);
+  assertEquals(isPublished(root, "a"), true);
+  a.release();
+  assertEquals(publishedNames(root), ["b"]);
+  assertEquals(isPublished(root, "a"), false);
+});
+
+withRoot("minor numbers are the lowest that are free", async (root) => {
+  assertEquals(reserveDevice(root, "a", "").minor, 0);
+  const b = reserveDevice(root, "b", "");
+  assertEquals(b.minor, 1);
+  assertEquals(reserveDevice(root, "c", "").minor, 2);
+  b.release();
+  assertEquals(reserveDevice(root, "d", "").minor, 1);
+  await reserveAndDie(root, "e");
+  assertEquals(reserveDevice(root, "f", "").minor, 3);
+});
+
+withRoot("a name in use is busy, and its folder is left alone", (root) => {
+  reserveDevice(root, "d", "");
+  assertThrows(() => reserveDevice(root, "d", ""), CacheError, BUSY);
+  clearLeftovers(root, "d");
+  assertEquals(Deno.statSync(`${root}/d/lock`).isFile, true);
+});
+
+withRoot("a UUID in use is busy", (root) => {
+  reserveDevice(root, "d", "u1");
+  const message = `${BUSY}: UUID "u1" belongs to device d`;
+  assertThrows(() => reserveDevice(root, "e", "u1"), CacheError, message);
+  reserveDevice(root, "e", "u2");
+});
+
+withRoot("what a killed process left is cleared by the next one of that name", async (root) => {
+  await reserveAndDie(root, "d");
+  Deno.writeTextFileSync(`${root}/d/log`, "its last words");
+  assertEquals(publishedNames(root), ["d"]);
+  const reservation = reserveDevice(root, "d", "");
+  assertEquals(publishedNames(root), []);
+  assertEquals([...Deno.readDirSync(`${root}/d`)].map((entry) => entry.name), ["lock"]);
+  reservation.release();
+});
+
+withRoot("clearLeftovers removes a dead folder", async (root) => {
+  await reserveAndDie(root, "d");
+  clearLeftovers(root, "d");
+  assertEquals(publishedNames(root), []);
+  clearLeftovers(root, "never-there");
+});
+
+withRoot("whoever waits for a device's lock gets it when its process has ended", async (root) => {
+  await reserveAndDie(root, "d");
+  const lock = await openDeviceLock(root, "d");
+  await lock.lock(true);
+  lock.close();
+  await assertRejects(() => openDeviceLock(root, "e"), Deno.errors.NotFound);
+});
+
+withRoot("a socket path that does not fit is refused before anything is made", (root) => {
+  const long = `${root}/${"x".repeat(60)}`;
+  const message = "Socket path too long";
+  assertThrows(() => reserveDevice(long, "n".repeat(60), ""), CacheError, message);
+  assertThrows(() => Deno.statSync(root), Deno.errors.NotFound);
+});
+
+withRoot("a run directory that others can write to is refused", (root) => {
+  Deno.mkdirSync(root);
+  Deno.chmodSync(root, 0o777);
+  const message = "mode 777; wanted one that only user";
+  assertThrows(() => reserveDevice(root, "d", ""), CacheError, message);
+});
+
+withRoot("a run directory that is a file is refused", (root) => {
+  Deno.writeTextFileSync(root, "");
+  assertThrows(() => reserveDevice(root, "d", ""), CacheError, "not a directory");
+  assertThrows(() => publishedNames(root), CacheError, "Cannot use run directory");
+});
