@@ -146,7 +146,6 @@ export class Model {
   loseWrite(write: ModelWrite): void {
     write.lost = true;
     this.#writes.delete(write);
-    this.#history = this.#history.filter((other) => other !== write);
     if (this.#contests.size === 0) return;
     const to = Math.ceil((write.off + write.len) / SECTOR);
     for (let sector = Math.floor(write.off / SECTOR); sector < to; sector++) {
@@ -337,7 +336,7 @@ export class Model {
         continue;
       }
       const writes = this.#history.filter((write) =>
-        write.off < to && from < write.off + write.len
+        !write.lost && write.off < to && from < write.off + write.len
       );
       const left = writes.filter((write) => {
         const a = Math.max(from, write.off);
