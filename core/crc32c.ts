@@ -15,13 +15,16 @@ import { assert } from "./assert.ts";
 export const CRC_SEED = 0x3b15a;
 
 const POLYNOMIAL = 0x82f63b78;
-const LANES = 16;
+/** Bytes that one turn of the loop takes ("slicing by 8"). */
+const STEP_BYTES = 8;
 
-/** TABLES[lane * 256 + byte]: what `byte` adds to the checksum when `lane` more bytes follow it. */
+const NO_WORDS = new Int32Array();
+
+/** TABLES[n * 256 + byte]: what `byte` adds to the checksum when `n` more bytes follow it. */
 const TABLES = makeTables();
 
 function makeTables(): Int32Array {
-  const tables = new Int32Array(LANES * 256);
+  const tables = new Int32Array(STEP_BYTES * 256);
   for (let byte = 0; byte < 256; byte++) {
     let crc = byte;
     for (let bit = 0; bit < 8; bit++) crc = crc & 1 ? (crc >>> 1) ^ POLYNOMIAL : crc >>> 1;
@@ -40,19 +43,24 @@ export function crc32c(bytes: Uint8Array, from: number, to: number, seed = CRC_S
   const t = TABLES;
   let crc = seed | 0;
   let at = from;
-  // Sixteen bytes a turn: sixteen independent look-ups instead of a chain of sixteen.
-  for (const end = to - LANES; at <= end; at += LANES) {
-    crc = t[3840 + ((crc ^ bytes[at]!) & 0xff)]! ^
-      t[3584 + (((crc >>> 8) ^ bytes[at + 1]!) & 0xff)]! ^
-      t[3328 + (((crc >>> 16) ^ bytes[at + 2]!) & 0xff)]! ^
-      t[3072 + ((crc >>> 24) ^ bytes[at + 3]!)]! ^
-      t[2816 + bytes[at + 4]!]! ^ t[2560 + bytes[at + 5]!]! ^
-      t[2304 + bytes[at + 6]!]! ^ t[2048 + bytes[at + 7]!]! ^
-      t[1792 + bytes[at + 8]!]! ^ t[1536 + bytes[at + 9]!]! ^
-      t[1280 + bytes[at + 10]!]! ^ t[1024 + bytes[at + 11]!]! ^
-      t[768 + bytes[at + 12]!]! ^ t[512 + bytes[at + 13]!]! ^
-      t[256 + bytes[at + 14]!]! ^ t[bytes[at + 15]!]!;
+  // Bytes up to the first word that a typed array can start at, then two words a turn, then the rest.
+  while (at < to && ((bytes.byteOffset + at) & 3) !== 0) crc = step(crc, bytes[at++]!);
+  const words_length = Math.floor((to - at) / STEP_BYTES) * 2;
+  const words = words_length === 0
+    ? NO_WORDS
+    : new Int32Array(bytes.buffer, bytes.byteOffset + at, words_length);
+  for (let i = 0; i < words_length; i += 2) {
+    const a = crc ^ words[i]!;
+    const b = words[i + 1]!;
+    crc = t[1792 + (a & 0xff)]! ^ t[1536 + ((a >>> 8) & 0xff)]! ^
+      t[1280 + ((a >>> 16) & 0xff)]! ^ t[1024 + (a >>> 24)]! ^
+      t[768 + (b & 0xff)]! ^ t[512 + ((b >>> 8) & 0xff)]! ^
+      t[256 + ((b >>> 16) & 0xff)]! ^ t[b >>> 24]!;
   }
-  for (; at < to; at++) crc = (crc >>> 8) ^ t[(crc ^ bytes[at]!) & 0xff]!;
+  for (at += words_length * 4; at < to; at++) crc = step(crc, bytes[at]!);
   return crc >>> 0;
+}
+
+function step(crc: number, byte: number): number {
+  return (crc >>> 8) ^ TABLES[(crc ^ byte) & 0xff]!;
 }
