@@ -1,0 +1,495 @@
+/**
+ * One client, from its first byte to its last. Bytes come into the connection's receive buffer, many requests at a
+ * time. A payload is copied from there to its place in the cache device; what is left of a long one is received
+ * straight into its place. Answers leave through the sender.
+ *
+ * Invariants:
+ * - At most one receive and one send are under way. The connection's place is free only when none is, the socket
+ *   is closed and no request of it is known to the engine.
+ * - `#at..#filled` of the buffer are the bytes not yet handled; they begin with a request header exactly when
+ *   `#mode` is HEADER.
+ * - `active` counts the requests whose reply has not left: at most `max_active`.
+ * - In the modes PLACE and PAYLOAD, `#write_slot` is a write that the engine waits for.
+ * - Bytes received straight into their place: the write is not given up before the receive has ended.
+ *
+ * @module
+ */
+
+import { assert } from "../../core/assert.ts";
+import { OK } from "../../core/errors.ts";
+import { Handshake } from "./handshake.ts";
+import type { Hub } from "./hub.ts";
+import { Iovecs } from "./iovecs.ts";
+import {
+  CMD_DISC,
+  CMD_FLAG_FUA,
+  CMD_READ,
+  CMD_WRITE,
+  MAX_SKIPPED_BYTES,
+  REQUEST_BYTES,
+  REQUEST_MAGIC,
+} from "./protocol.ts";
+import { validateRequest } from "./request.ts";
+import { Sender } from "./sender.ts";
+
+/** Free: not in use. Dead: waiting for what is under way to end. */
+export const enum State {
+  FREE,
+  NEGOTIATE,
+  SERVE,
+  /** No further requests: answer what is there, then close. */
+  FINISH,
+  DEAD,
+}
+
+/** What the next bytes of the client are. */
+const enum Mode {
+  HEADER,
+  /** The payload of a write that has no place yet. */
+  PLACE,
+  PAYLOAD,
+  /** The payload of a refused write. */
+  SKIP,
+}
+
+/** Holds 31 writes of 4 KiB. */
+export const RECV_BYTES = 128 * 1024;
+/** A payload's rest of this length is received into its place; a shorter one comes with the next requests. */
+const DIRECT_BYTES = 32 * 1024;
+/** So few bytes are moved to the start of the buffer without a thought. */
+const CHEAP_MOVE_BYTES = 4096;
+/** Ranges of one straight receive. */
+const RECV_IOVECS = 64;
+
+const NONE = -1;
+const EINTR = 4;
+const EAGAIN = 11;
+
+export class Connection {
+  readonly index: number;
+  state = State.FREE;
+  /** Order of arrival among all connections. */
+  serial = 0;
+  active = 0;
+  /** Requests wait in the buffer until others have ended. */
+  stalled = false;
+  /** Has to be looked at in the next turn. */
+  marked = false;
+
+  readonly #hub: Hub;
+  readonly #max_active: number;
+  readonly #sender: Sender;
+  readonly #recv_addr: number;
+  readonly #recv: Uint8Array;
+  readonly #recv_view: DataView;
+  readonly #places: Iovecs;
+  #handshake: Handshake;
+  #fd = NONE;
+  #receiving = false;
+  #direct = false;
+  #sending = false;
+  /** The client will send no more. */
+  #ended = false;
+  #mode = Mode.HEADER;
+  #at = 0;
+  #filled = 0;
+  /** Payload bytes still to come, in the modes PLACE, PAYLOAD and SKIP. */
+  #left_bytes = 0;
+  #write_slot = NONE;
+  #piece = NONE;
+  #piece_done_bytes = 0;
+
+  /** Bytes of arena memory that a connection needs. */
+  static readonly SIZE_BYTES = RECV_BYTES + Sender.SIZE_BYTES + Iovecs.sizeBytes(RECV_IOVECS);
+
+  constructor(hub: Hub, index: number, addr: number, max_active: number) {
+    this.#hub = hub;
+    this.index = index;
+    this.#max_active = max_active;
+    this.#recv_addr = addr;
+    this.#recv = new Uint8Array(hub.arena.bytes.buffer, addr, RECV_BYTES);
+    this.#recv_view = new DataView(hub.arena.bytes.buffer, addr, RECV_BYTES);
+    this.#sender = new Sender(hub.arena, addr + RECV_BYTES, hub.engine);
+    const places_addr = addr + RECV_BYTES + Sender.SIZE_BYTES;
+    this.#places = new Iovecs(hub.arena, places_addr, RECV_IOVECS);
+    this.#handshake = new Handshake(hub.served);
+  }
+
+  /** Takes an accepted socket. */
+  open(fd: number, serial: number): void {
+    assert(this.state === State.FREE && this.active === 0, "connection place in use");
+    this.state = State.NEGOTIATE;
+    this.serial = serial;
+    this.stalled = false;
+    this.marked = false;
+    this.#fd = fd;
+    this.#ended = false;
+    this.#mode = Mode.HEADER;
+    this.#at = 0;
+    this.#filled = 0;
+    this.#left_bytes = 0;
+    this.#handshake = new Handshake(this.#hub.served);
+    this.#sender.startRaw(this.#handshake.greeting());
+    this.#send();
+    this.#receive();
+  }
+
+  /** True in the transmission phase: the device is in use. */
+  get isServing(): boolean {
+    return this.state === State.SERVE || this.state === State.FINISH;
+  }
+
+  /** A receive ended with `result`: bytes, 0 at the end, or a negative error number. */
+  received(result: number): void {
+    this.#receiving = false;
+    const direct = this.#direct;
+    this.#direct = false;
+    if (this.state === State.DEAD || this.state === State.FINISH) {
+      this.#settle();
+      return;
+    }
+    if (result > 0 && direct) this.#placeReceived(result);
+    else if (result > 0) this.#filled += result;
+    else if (result === 0) this.#ended = true;
+    else if (result !== -EINTR && result !== -EAGAIN) {
+      this.kill();
+      return;
+    }
+    this.advance();
+  }
+
+  /** A send ended with `result`: bytes, or a negative error number. */
+  sent(result: number): void {
+    this.#sending = false;
+    if (this.state === State.DEAD || (result <= 0 && result !== -EINTR && result !== -EAGAIN)) {
+      this.kill();
+      return;
+    }
+    if (result > 0) this.#requestsEnded(this.#sender.sent(result));
+    if (this.#sender.busy) this.#send();
+    else if (this.state === State.NEGOTIATE) this.advance();
+    else this.flushReplies();
+    this.#settle();
+  }
+
+  /** The engine has answered a request of this client. */
+  answered(slot: number): void {
+    const hub = this.#hub;
+    if (this.state === State.DEAD) {
+      hub.engine.release(slot);
+      this.#requestsEnded(1);
+      this.#settle();
+      return;
+    }
+    const cookie0 = hub.slot_cookies[2 * slot]!;
+    const cookie1 = hub.slot_cookies[2 * slot + 1]!;
+    const has_payload = hub.slot_is_read[slot] === 1;
+    this.#sender.push(cookie0, cookie1, hub.engine.error(slot), slot, has_payload);
+    this.marked = true;
+  }
+
+  /** The engine has taken space for the write that this connection waits for. */
+  placed(slot: number): void {
+    assert(
+      this.#mode === Mode.PLACE && slot === this.#write_slot,
+      "placed a write nobody waits for",
+    );
+    this.#mode = Mode.PAYLOAD;
+    this.#piece = this.#hub.engine.firstPiece(slot);
+    this.#piece_done_bytes = 0;
+    this.marked = true;
+  }
+
+  /** Sends what waits, unless a message is under way. */
+  flushReplies(): void {
+    if (this.#sender.busy || !this.isServing) return;
+    if (this.#sender.start()) this.#send();
+  }
+
+  /** Handles what is in the buffer, as far as it goes now, and receives more. */
+  advance(): void {
+    this.stalled = false;
+    while (this.#step());
+    this.marked = false;
+    if (this.state === State.SERVE && this.#ended) this.#lastWords();
+    this.flushReplies();
+    this.#receive();
+    this.#settle();
+  }
+
+  /** Drops the connection: nothing more is answered; what is under way ends by itself. */
+  kill(): void {
+    if (this.state === State.FREE) return;
+    if (this.state !== State.DEAD) {
+      this.state = State.DEAD;
+      this.stalled = false;
+      this.#hub.sockets.shutdown(this.#fd);
+    }
+    this.#settle();
+  }
+
+  /** Handles one message, or part of one; false when it takes something else to go on. */
+  #step(): boolean {
+    if (this.state === State.NEGOTIATE) return this.#negotiate();
+    if (this.state !== State.SERVE) return false;
+    switch (this.#mode) {
+      case Mode.HEADER:
+        return this.#takeRequest();
+      case Mode.PLACE:
+        return false;
+      case Mode.PAYLOAD:
+        return this.#copyPayload();
+      case Mode.SKIP:
+        return this.#skipPayload();
+    }
+  }
+
+  /** The client has sent its last byte: answers what was asked in full, forgets the rest. */
+  #lastWords(): void {
+    if (this.stalled) return;
+    if (this.#mode === Mode.PLACE && this.#filled - this.#at >= this.#left_bytes) return;
+    if (this.#mode === Mode.HEADER && this.#at === this.#filled) this.state = State.FINISH;
+    else this.kill();
+  }
+
+  #negotiate(): boolean {
+    if (this.#sender.busy) return false;
+    const step = this.#handshake.step(this.#recv.slice(this.#at, this.#filled));
+    if (step === null) {
+      if (this.#ended) this.kill();
+      return false;
+    }
+    this.#at += step.consumed_bytes;
+    if (step.reply.length > 0) {
+      this.#sender.startRaw(step.reply);
+      this.#send();
+    }
+    if (step.then === "serve") this.state = State.SERVE;
+    if (step.then === "close") this.state = State.FINISH;
+    return true;
+  }
+
+  /** Begins the request at `#at`. False: more bytes are needed, or others have to end first. */
+  #takeRequest(): boolean {
+    if (this.#filled - this.#at < REQUEST_BYTES) return false;
+    const view = this.#recv_view;
+    const at = this.#at;
+    if (view.getUint32(at) !== REQUEST_MAGIC) {
+      this.kill();
+      return false;
+    }
+    if (this.active >= this.#max_active) return this.#stall();
+    const flags = view.getUint16(at + 4);
+    const type = view.getUint16(at + 6);
+    const off_bytes = view.getUint32(at + 16) * 0x100000000 + view.getUint32(at + 20);
+    const len_bytes = view.getUint32(at + 24);
+    if (type === CMD_DISC) {
+      this.state = State.FINISH;
+      return false;
+    }
+    const served = this.#hub.served;
+    const errno = validateRequest(
+      type,
+      flags,
+      off_bytes,
+      len_bytes,
+      served.size_bytes,
+      served.read_only,
+    );
+    if (errno !== OK) return this.#refuse(type, len_bytes, errno);
+    return this.#begin(type, off_bytes, len_bytes, (flags & CMD_FLAG_FUA) !== 0);
+  }
+
+  #refuse(type: number, len_bytes: number, errno: number): boolean {
+    if (type === CMD_WRITE && len_bytes > MAX_SKIPPED_BYTES) {
+      this.kill();
+      return false;
+    }
+    this.#sender.push(this.#cookie(0), this.#cookie(1), errno, NONE, false);
+    this.active += 1;
+    this.#at += REQUEST_BYTES;
+    if (type === CMD_WRITE && len_bytes > 0) {
+      this.#mode = Mode.SKIP;
+      this.#left_bytes = len_bytes;
+    }
+    return true;
+  }
+
+  #begin(type: number, off_bytes: number, len_bytes: number, fua: boolean): boolean {
+    const hub = this.#hub;
+    const slot = type === CMD_READ
+      ? hub.engine.beginRead(off_bytes, len_bytes)
+      : type === CMD_WRITE
+      ? hub.engine.beginWrite(off_bytes, len_bytes, fua)
+      : hub.engine.beginFlush();
+    if (slot === NONE) return this.#stall();
+    hub.fed = true;
+    hub.slot_owner[slot] = this.index;
+    hub.slot_cookies[2 * slot] = this.#cookie(0);
+    hub.slot_cookies[2 * slot + 1] = this.#cookie(1);
+    hub.slot_is_read[slot] = type === CMD_READ ? 1 : 0;
+    this.active += 1;
+    this.#at += REQUEST_BYTES;
+    if (type === CMD_WRITE) {
+      this.#write_slot = slot;
+      this.#left_bytes = len_bytes;
+      this.#mode = Mode.PLACE;
+      hub.collectPlaced();
+    }
+    return true;
+  }
+
+  /** A word of the cookie of the request at `#at`, in the host's order whatever that is: it is never looked at. */
+  #cookie(word: number): number {
+    return this.#recv_view.getUint32(this.#at + 8 + 4 * word, true);
+  }
+
+  #stall(): boolean {
+    this.stalled = true;
+    return false;
+  }
+
+  #copyPayload(): boolean {
+    const engine = this.#hub.engine;
+    const bytes = this.#hub.arena.bytes;
+    while (this.#left_bytes > 0 && this.#at < this.#filled) {
+      const piece_left_bytes = engine.pieceLen(this.#piece) - this.#piece_done_bytes;
+      const len_bytes = Math.min(piece_left_bytes, this.#filled - this.#at);
+      const from = this.#recv_addr + this.#at;
+      const to = engine.pieceAddr(this.#piece) + this.#piece_done_bytes;
+      bytes.copyWithin(to, from, from + len_bytes);
+      this.#at += len_bytes;
+      this.#payloadAdvance(len_bytes);
+    }
+    return this.#payloadEnd();
+  }
+
+  /** Moves the cursor over the pieces. */
+  #payloadAdvance(len_bytes: number): void {
+    const engine = this.#hub.engine;
+    this.#left_bytes -= len_bytes;
+    let rest_bytes = len_bytes;
+    while (rest_bytes > 0) {
+      const piece_left_bytes = engine.pieceLen(this.#piece) - this.#piece_done_bytes;
+      if (rest_bytes < piece_left_bytes) {
+        this.#piece_done_bytes += rest_bytes;
+        return;
+      }
+      rest_bytes -= piece_left_bytes;
+      this.#piece = engine.nextPiece(this.#piece);
+      this.#piece_done_bytes = 0;
+    }
+  }
+
+  #payloadEnd(): boolean {
+    if (this.#left_bytes > 0) return false;
+    const slot = this.#write_slot;
+    this.#write_slot = NONE;
+    this.#mode = Mode.HEADER;
+    this.#hub.engine.payloadArrived(slot);
+    this.#hub.fed = true;
+    return true;
+  }
+
+  #skipPayload(): boolean {
+    const len_bytes = Math.min(this.#left_bytes, this.#filled - this.#at);
+    this.#at += len_bytes;
+    this.#left_bytes -= len_bytes;
+    if (this.#left_bytes > 0) return false;
+    this.#mode = Mode.HEADER;
+    return true;
+  }
+
+  /** Bytes have been received straight into the pieces. */
+  #placeReceived(len_bytes: number): void {
+    assert(len_bytes <= this.#left_bytes, "received more than the payload");
+    this.#payloadAdvance(len_bytes);
+    this.#payloadEnd();
+  }
+
+  /** Starts to receive, if there is room. A full buffer holds the client back. */
+  #receive(): void {
+    if (this.#receiving || this.#ended) return;
+    if (this.state !== State.SERVE && this.state !== State.NEGOTIATE) return;
+    const hub = this.#hub;
+    const user = hub.recv_user + this.index;
+    if (this.#mode === Mode.PAYLOAD && this.#left_bytes >= DIRECT_BYTES) {
+      this.#listPlaces();
+      this.#direct = true;
+      hub.ring.recvmsg(user, this.#fd, this.#places.msghdr_addr);
+    } else {
+      this.#compact();
+      const room_bytes = RECV_BYTES - this.#filled;
+      if (room_bytes === 0) return;
+      hub.ring.recv(user, this.#fd, this.#recv_addr + this.#filled, room_bytes);
+    }
+    this.#receiving = true;
+  }
+
+  /** Lists where the rest of the payload goes. */
+  #listPlaces(): void {
+    assert(this.#at === this.#filled, "payload left in the buffer");
+    const engine = this.#hub.engine;
+    this.#places.clear();
+    let done_bytes = this.#piece_done_bytes;
+    for (let piece = this.#piece; piece !== NONE; piece = engine.nextPiece(piece)) {
+      const addr = engine.pieceAddr(piece) + done_bytes;
+      if (!this.#places.add(addr, engine.pieceLen(piece) - done_bytes)) break;
+      done_bytes = 0;
+    }
+    this.#places.seal();
+  }
+
+  /** Makes room at the end of the buffer, when that costs little or half of the buffer is free. */
+  #compact(): void {
+    const len_bytes = this.#filled - this.#at;
+    if (this.#at === 0) return;
+    if (len_bytes > CHEAP_MOVE_BYTES && this.#at < RECV_BYTES / 2) return;
+    if (len_bytes > 0) this.#recv.copyWithin(0, this.#at, this.#filled);
+    this.#at = 0;
+    this.#filled = len_bytes;
+  }
+
+  #send(): void {
+    const hub = this.#hub;
+    hub.ring.sendmsg(hub.send_user + this.index, this.#fd, this.#sender.iovecs.msghdr_addr);
+    this.#sending = true;
+  }
+
+  #requestsEnded(count: number): void {
+    if (count === 0) return;
+    this.active -= count;
+    assert(this.active >= 0, "more replies than requests");
+    this.#hub.fed = true;
+    this.#hub.ended = true;
+  }
+
+  /** Goes on with a connection that is to end, as far as what is under way allows. */
+  #settle(): void {
+    if (this.state === State.FINISH) this.#finish();
+    if (this.state === State.DEAD) this.#bury();
+  }
+
+  #finish(): void {
+    if (this.active > 0 || this.#sending) return;
+    this.state = State.DEAD;
+    this.#hub.sockets.shutdown(this.#fd);
+  }
+
+  #bury(): void {
+    const hub = this.#hub;
+    if (this.#write_slot !== NONE && !this.#direct) {
+      hub.engine.payloadLost(this.#write_slot);
+      this.#write_slot = NONE;
+      this.#mode = Mode.HEADER;
+      this.#requestsEnded(1);
+    }
+    if (!this.#sending) this.#requestsEnded(this.#sender.drop());
+    if (this.#sending || this.#receiving) return;
+    if (this.#fd !== NONE) {
+      hub.sockets.close(this.#fd);
+      this.#fd = NONE;
+    }
+    if (this.active === 0) this.state = State.FREE;
+  }
+}

@@ -1,0 +1,436 @@
+/**
+ * A machine and an engine for the tests of the NBD server: a ring whose sockets are byte queues and whose transfers
+ * are as short, as late and as shuffled as a seed says, and an engine that checks how it is used.
+ *
+ * @module
+ */
+
+import { assert } from "../../core/assert.ts";
+import { EIO, OK } from "../../core/errors.ts";
+import type { NbdArena, NbdEngine, NbdRing, NbdSockets } from "./ports.ts";
+
+/** Numbers from a seed (mulberry32): `next(n)` is 0..n-1. */
+export class Random {
+  #state: number;
+  constructor(seed: number) {
+    this.#state = seed >>> 0;
+  }
+  next(n: number): number {
+    this.#state = (this.#state + 0x6d2b79f5) >>> 0;
+    let t = this.#state;
+    t = Math.imul(t ^ (t >>> 15), t | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) % n;
+  }
+  chance(percent: number): boolean {
+    return this.next(100) < percent;
+  }
+}
+
+/** Absolute addresses begin here: low words near their end, so that sums carry into the high word. */
+const BASE = 0x7f00_ffff_f000;
+
+export class FakeArena implements NbdArena {
+  readonly bytes: Uint8Array;
+  #next: number;
+  /** The first `engine_bytes` belong to the engine. */
+  constructor(engine_bytes: number, io_bytes: number) {
+    this.bytes = new Uint8Array(engine_bytes + io_bytes);
+    this.#next = engine_bytes;
+  }
+  alloc(len_bytes: number, align_bytes: number): number {
+    const addr = Math.ceil(this.#next / align_bytes) * align_bytes;
+    assert(addr + len_bytes <= this.bytes.length, "fake arena too small");
+    this.#next = addr + len_bytes;
+    return addr;
+  }
+  putAddress(words: Uint32Array, index: number, addr: number): void {
+    words[index] = (BASE + addr) >>> 0;
+    words[index + 1] = Math.floor((BASE + addr) / 2 ** 32);
+  }
+  /** The address that two words name, checked to lie inside. */
+  addressAt(addr: number): number {
+    const view = new DataView(this.bytes.buffer);
+    const absolute = view.getUint32(addr, true) + view.getUint32(addr + 4, true) * 2 ** 32;
+    assert(absolute >= BASE && absolute < BASE + this.bytes.length, "wild address");
+    return absolute - BASE;
+  }
+}
+
+/** Bytes in order. */
+export class ByteQueue {
+  #bytes = new Uint8Array(1024);
+  #from = 0;
+  #to = 0;
+  get length(): number {
+    return this.#to - this.#from;
+  }
+  push(bytes: ArrayLike<number>): void {
+    if (this.#to + bytes.length > this.#bytes.length) {
+      const grown = new Uint8Array(2 * (this.length + bytes.length));
+      grown.set(this.#bytes.subarray(this.#from, this.#to));
+      [this.#bytes, this.#from, this.#to] = [grown, 0, this.length];
+    }
+    this.#bytes.set(bytes, this.#to);
+    this.#to += bytes.length;
+  }
+  take(count: number): Uint8Array {
+    assert(count <= this.length, `${this.length} bytes there, ${count} wanted`);
+    this.#from += count;
+    return this.#bytes.slice(this.#from - count, this.#from);
+  }
+}
+
+/** One client: what it has sent and not yet been received, and what it got. */
+export class FakeSocket {
+  readonly fd: number;
+  readonly inbox = new ByteQueue();
+  readonly outbox = new ByteQueue();
+  /** The client has closed its sending side. */
+  client_ended = false;
+  /** The client is gone altogether. */
+  client_gone = false;
+  /** The client does not read. */
+  stuck = false;
+  shut = false;
+  closed = false;
+  constructor(fd: number) {
+    this.fd = fd;
+  }
+}
+
+interface Operation {
+  kind: "accept" | "recv" | "recvmsg" | "sendmsg";
+  user: number;
+  fd: number;
+  addr: number;
+  len_bytes: number;
+}
+
+const EPIPE = 32;
+const EMFILE = 24;
+
+export class FakeRing implements NbdRing, NbdSockets {
+  readonly sockets = new Map<number, FakeSocket>();
+  /** Clients that knock. */
+  readonly knocking: FakeSocket[] = [];
+  /** So many accepts fail. */
+  failing_accepts = 0;
+  /** Longest transfer; 0: as long as can be. */
+  chop_bytes = 0;
+  readonly #arena: FakeArena;
+  readonly #random: Random;
+  #operations: Operation[] = [];
+  #next_fd = 100;
+  user = 0;
+  result = 0;
+
+  constructor(arena: FakeArena, random: Random) {
+    this.#arena = arena;
+    this.#random = random;
+  }
+
+  connect(): FakeSocket {
+    const socket = new FakeSocket(this.#next_fd++);
+    this.sockets.set(socket.fd, socket);
+    this.knocking.push(socket);
+    return socket;
+  }
+
+  accept(user: number, fd: number): void {
+    this.#operations.push({ kind: "accept", user, fd, addr: 0, len_bytes: 0 });
+  }
+  recv(user: number, fd: number, addr: number, len_bytes: number): void {
+    assert(len_bytes > 0, "receive of nothing");
+    this.#add({ kind: "recv", user, fd, addr, len_bytes });
+  }
+  recvmsg(user: number, fd: number, addr: number): void {
+    this.#add({ kind: "recvmsg", user, fd, addr, len_bytes: 0 });
+  }
+  sendmsg(user: number, fd: number, addr: number): void {
+    this.#add({ kind: "sendmsg", user, fd, addr, len_bytes: 0 });
+  }
+
+  #add(operation: Operation): void {
+    assert(!this.sockets.get(operation.fd)!.closed, "operation on a closed socket");
+    const same = this.#operations.filter((o) => o.fd === operation.fd);
+    const sends = operation.kind === "sendmsg";
+    assert(!same.some((o) => (o.kind === "sendmsg") === sends), "two of a kind on one socket");
+    this.#operations.push(operation);
+  }
+
+  shutdown(fd: number): void {
+    assert(!this.sockets.get(fd)!.closed, "shutdown of a closed socket");
+    this.sockets.get(fd)!.shut = true;
+  }
+  close(fd: number): void {
+    const socket = this.sockets.get(fd)!;
+    assert(!socket.closed, "closed twice");
+    assert(!this.#operations.some((o) => o.fd === fd), "closed with something under way");
+    socket.closed = true;
+  }
+  setNoDelay(_fd: number): void {}
+
+  /** Ends one operation that can end, chosen at random; false when there is none. */
+  next(): boolean {
+    const ready = this.#operations.filter((o) => this.#isReady(o));
+    if (ready.length === 0) return false;
+    const operation = ready[this.#random.next(ready.length)]!;
+    this.#operations = this.#operations.filter((o) => o !== operation);
+    this.user = operation.user;
+    this.result = this.#perform(operation);
+    return true;
+  }
+
+  #isReady(o: Operation): boolean {
+    if (o.kind === "accept") return this.knocking.length > 0;
+    const socket = this.sockets.get(o.fd)!;
+    if (socket.shut) return true;
+    if (o.kind === "sendmsg") return socket.client_gone || !socket.stuck;
+    return socket.inbox.length > 0 || socket.client_ended || socket.client_gone;
+  }
+
+  #perform(o: Operation): number {
+    if (o.kind === "accept") {
+      if (this.failing_accepts > 0) {
+        this.failing_accepts -= 1;
+        return -EMFILE;
+      }
+      return this.knocking.shift()!.fd;
+    }
+    const socket = this.sockets.get(o.fd)!;
+    if (o.kind === "sendmsg") return this.#performSend(o, socket);
+    if (socket.shut) return 0;
+    const ranges = o.kind === "recv" ? [[o.addr, o.len_bytes] as const] : this.#ranges(o.addr);
+    let left_bytes = this.#allowed(Math.min(socket.inbox.length, sum(ranges)));
+    const moved_bytes = left_bytes;
+    for (const [addr, len_bytes] of ranges) {
+      const now_bytes = Math.min(left_bytes, len_bytes);
+      this.#arena.bytes.set(socket.inbox.take(now_bytes), addr);
+      left_bytes -= now_bytes;
+    }
+    return moved_bytes;
+  }
+
+  #performSend(o: Operation, socket: FakeSocket): number {
+    if (socket.shut || socket.client_gone) return -EPIPE;
+    const ranges = this.#ranges(o.addr);
+    let left_bytes = this.#allowed(sum(ranges));
+    const moved_bytes = left_bytes;
+    for (const [addr, len_bytes] of ranges) {
+      const now_bytes = Math.min(left_bytes, len_bytes);
+      socket.outbox.push(this.#arena.bytes.subarray(addr, addr + now_bytes));
+      left_bytes -= now_bytes;
+    }
+    return moved_bytes;
+  }
+
+  #allowed(len_bytes: number): number {
+    if (this.chop_bytes === 0 || len_bytes === 0) return len_bytes;
+    return Math.min(len_bytes, 1 + this.#random.next(this.chop_bytes));
+  }
+
+  #ranges(msghdr_addr: number): (readonly [number, number])[] {
+    const view = new DataView(this.#arena.bytes.buffer);
+    const iov_addr = this.#arena.addressAt(msghdr_addr + 16);
+    const count = view.getUint32(msghdr_addr + 24, true);
+    assert(count > 0 && count <= 1024, "message without ranges, or with too many");
+    const ranges: (readonly [number, number])[] = [];
+    for (let i = 0; i < count; i++) {
+      const at = iov_addr + 16 * i;
+      const addr = this.#arena.addressAt(at);
+      const len_bytes = view.getUint32(at + 8, true);
+      assert(view.getUint32(at + 12, true) === 0 && len_bytes > 0, "bad range");
+      assert(addr + len_bytes <= this.#arena.bytes.length, "range ends outside");
+      ranges.push([addr, len_bytes]);
+    }
+    return ranges;
+  }
+}
+
+function sum(ranges: (readonly [number, number])[]): number {
+  return ranges.reduce((total, [, len_bytes]) => total + len_bytes, 0);
+}
+
+type SlotState = "waiting" | "placed" | "arrived" | "working" | "answered" | "taken";
+
+interface FakeRequest {
+  kind: "read" | "write" | "flush";
+  state: SlotState;
+  off_bytes: number;
+  len_bytes: number;
+  errno: number;
+  pieces: number[];
+}
+
+/**
+ * Serves requests from `content`, each cut into pieces of at most `piece_bytes`. It answers when `pump` is called, as many
+ * as the seed says. Reads of the last 512 bytes fail with EIO.
+ */
+export class FakeEngine implements NbdEngine {
+  readonly size_bytes: number;
+  readonly max_requests: number;
+  readonly content: Uint8Array;
+  /** Nothing is placed while this is set: the cache is full. */
+  is_full = false;
+  /** Nothing is answered while this is set. */
+  is_asleep = false;
+  /** Percent of the requests that move on in one pump. */
+  pace_percent = 100;
+  piece_bytes = 1 << 20;
+  flushes = 0;
+  fua_writes = 0;
+  readonly #arena: FakeArena;
+  readonly #random: Random;
+  readonly #requests: (FakeRequest | null)[];
+  readonly #placed: number[] = [];
+  readonly #answered: number[] = [];
+  readonly #piece_addr: number[] = [];
+  readonly #piece_len: number[] = [];
+  readonly #piece_next: number[] = [];
+  readonly #free_pieces: number[] = [];
+  readonly #window_bytes: number;
+
+  /** Slot `i` has its bytes at `i * window_bytes` of the arena. */
+  constructor(arena: FakeArena, random: Random, size_bytes: number, slots: number, window: number) {
+    this.#arena = arena;
+    this.#random = random;
+    this.size_bytes = size_bytes;
+    this.max_requests = slots;
+    this.content = new Uint8Array(size_bytes);
+    this.#requests = new Array(slots).fill(null);
+    this.#window_bytes = window;
+  }
+
+  get requests_in_use(): number {
+    return this.#requests.filter((r) => r !== null).length;
+  }
+
+  beginRead(off_bytes: number, len_bytes: number): number {
+    return this.#begin("read", "working", off_bytes, len_bytes);
+  }
+  beginWrite(off_bytes: number, len_bytes: number, fua: boolean): number {
+    const slot = this.#begin("write", "waiting", off_bytes, len_bytes);
+    if (slot >= 0 && fua) this.fua_writes += 1;
+    if (slot >= 0 && !this.is_full && this.#random.chance(this.pace_percent)) this.#place(slot);
+    return slot;
+  }
+  beginFlush(): number {
+    const slot = this.#begin("flush", "working", 0, 0);
+    if (slot >= 0) this.flushes += 1;
+    return slot;
+  }
+
+  #begin(kind: FakeRequest["kind"], state: SlotState, off_bytes: number, len_bytes: number) {
+    assert(kind === "flush" || len_bytes > 0, "empty request");
+    assert(off_bytes + len_bytes <= this.size_bytes, "request outside the device");
+    assert(len_bytes <= this.#window_bytes, "request too long for the test");
+    const slot = this.#requests.indexOf(null);
+    if (slot < 0) return -1;
+    this.#requests[slot] = { kind, state, off_bytes, len_bytes, errno: OK, pieces: [] };
+    if (kind !== "flush") this.#cut(slot);
+    return slot;
+  }
+
+  #cut(slot: number): void {
+    const request = this.#requests[slot]!;
+    for (let done_bytes = 0; done_bytes < request.len_bytes;) {
+      const rest_bytes = request.len_bytes - done_bytes;
+      const len_bytes = Math.min(rest_bytes, 1 + this.#random.next(this.piece_bytes));
+      const piece = this.#free_pieces.pop() ?? this.#piece_addr.length;
+      this.#piece_addr[piece] = slot * this.#window_bytes + done_bytes;
+      this.#piece_len[piece] = len_bytes;
+      this.#piece_next[piece] = -1;
+      const before = request.pieces.at(-1);
+      if (before !== undefined) this.#piece_next[before] = piece;
+      request.pieces.push(piece);
+      done_bytes += len_bytes;
+    }
+  }
+
+  #place(slot: number): void {
+    this.#requests[slot]!.state = "placed";
+    this.#placed.push(slot);
+  }
+
+  takePlaced(): number {
+    return this.#placed.shift() ?? -1;
+  }
+
+  takeAnswered(): number {
+    const slot = this.#answered.shift() ?? -1;
+    if (slot >= 0) this.#in(slot, "answered").state = "taken";
+    return slot;
+  }
+
+  payloadArrived(slot: number): void {
+    assert(!this.#placed.includes(slot), "payload before its place was taken");
+    const request = this.#in(slot, "placed");
+    const from = slot * this.#window_bytes;
+    const payload = this.#arena.bytes.subarray(from, from + request.len_bytes);
+    this.content.set(payload, request.off_bytes);
+    request.state = "working";
+  }
+
+  payloadLost(slot: number): void {
+    const request = this.#requests[slot]!;
+    assert(request.state === "placed" || request.state === "waiting", "lost too late");
+    const at = this.#placed.indexOf(slot);
+    if (at >= 0) this.#placed.splice(at, 1);
+    this.#free(slot);
+  }
+
+  error(slot: number): number {
+    return this.#in(slot, "taken").errno;
+  }
+  firstPiece(slot: number): number {
+    return this.#requests[slot]!.pieces[0]!;
+  }
+  nextPiece(piece: number): number {
+    return this.#piece_next[piece]!;
+  }
+  pieceAddr(piece: number): number {
+    return this.#piece_addr[piece]!;
+  }
+  pieceLen(piece: number): number {
+    return this.#piece_len[piece]!;
+  }
+
+  release(slot: number): void {
+    this.#in(slot, "taken");
+    this.#free(slot);
+  }
+
+  #free(slot: number): void {
+    this.#free_pieces.push(...this.#requests[slot]!.pieces);
+    this.#requests[slot] = null;
+    // Bytes sent or received after this are noticed.
+    this.#arena.bytes.fill(0xdd, slot * this.#window_bytes, (slot + 1) * this.#window_bytes);
+  }
+
+  #in(slot: number, state: SlotState): FakeRequest {
+    const request = this.#requests[slot];
+    assert(request !== null && request !== undefined, `slot ${slot} is not in use`);
+    assert(request.state === state, `slot ${slot} is ${request.state}, not ${state}`);
+    return request;
+  }
+
+  pump(): void {
+    for (const [slot, request] of this.#requests.entries()) {
+      if (request === null || !this.#random.chance(this.pace_percent)) continue;
+      if (request.state === "waiting" && !this.is_full) this.#place(slot);
+      if (request.state === "working" && !this.is_asleep) this.#answer(slot, request);
+    }
+  }
+
+  #answer(slot: number, request: FakeRequest): void {
+    if (request.kind === "read") {
+      const end = request.off_bytes + request.len_bytes;
+      if (end > this.size_bytes - 512) request.errno = EIO;
+      const from = slot * this.#window_bytes;
+      this.#arena.bytes.set(this.content.subarray(request.off_bytes, end), from);
+    }
+    request.state = "answered";
+    this.#answered.push(slot);
+  }
+}

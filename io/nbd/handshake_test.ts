@@ -1,0 +1,217 @@
+import { assertEquals, assertNotEquals } from "@std/assert";
+import { type Export, Handshake, transmissionFlags } from "./handshake.ts";
+import * as nbd from "./protocol.ts";
+
+const SERVED: Export = {
+  name: "fast",
+  description: "a test",
+  size_bytes: 5 * 2 ** 32 + 512,
+  read_only: false,
+};
+
+const encoder = new TextEncoder();
+const CLIENT_FLAGS = u32(nbd.FLAG_FIXED_NEWSTYLE | nbd.FLAG_NO_ZEROES);
+
+function u32(...values: number[]): number[] {
+  return values.flatMap((v) => [v >>> 24, (v >>> 16) & 255, (v >>> 8) & 255, v & 255]);
+}
+function u16(...values: number[]): number[] {
+  return values.flatMap((v) => [v >>> 8, v & 255]);
+}
+function text(s: string): number[] {
+  return [...encoder.encode(s)];
+}
+function option(number: number, data: number[], len = data.length): number[] {
+  return [...u32(nbd.OPTION_MAGIC_HI, nbd.OPTION_MAGIC_LO, number, len), ...data];
+}
+function named(name: string, ...types: number[]): number[] {
+  return [...u32(encoder.encode(name).length), ...text(name), ...u16(types.length, ...types)];
+}
+
+interface Outcome {
+  /** "type" or "type:data in hex" for each option reply; other bytes as they are, in hex. */
+  replies: string[];
+  end: "continue" | "serve" | "close";
+  unread_bytes: number;
+}
+
+/** Feeds the bytes in chunks of `chunk` until the handshake ends or wants more. */
+function converse(bytes: number[], chunk = bytes.length, served = SERVED): Outcome {
+  const handshake = new Handshake(served);
+  const replies: string[] = [];
+  let buffer: number[] = [];
+  let at = 0;
+  for (;;) {
+    const step = handshake.step(new Uint8Array(buffer));
+    if (step === null) {
+      if (at === bytes.length) return { replies, end: "continue", unread_bytes: buffer.length };
+      buffer.push(...bytes.slice(at, at + chunk));
+      at = Math.min(bytes.length, at + chunk);
+      continue;
+    }
+    buffer = buffer.slice(step.consumed_bytes);
+    replies.push(...describe(step.reply));
+    if (step.then === "continue") continue;
+    return { replies, end: step.then, unread_bytes: buffer.length + bytes.length - at };
+  }
+}
+
+function describe(reply: Uint8Array): string[] {
+  const found: string[] = [];
+  const view = new DataView(reply.buffer, reply.byteOffset, reply.byteLength);
+  let at = 0;
+  while (at + 20 <= reply.length && view.getUint32(at) === nbd.OPTION_REPLY_MAGIC_HI) {
+    assertEquals(view.getUint32(at + 4), nbd.OPTION_REPLY_MAGIC_LO);
+    const type = view.getUint32(at + 12);
+    const len = view.getUint32(at + 16);
+    const data = reply.subarray(at + 20, at + 20 + len);
+    assertEquals(data.length, len);
+    const is_error = type >= 0x80000000;
+    if (is_error) assertNotEquals(len, 0, "an error reply explains itself");
+    found.push(is_error || len === 0 ? `${hexOf(type)}` : `${hexOf(type)}:${data.toHex()}`);
+    at += 20 + len;
+  }
+  if (at < reply.length) found.push(reply.subarray(at).toHex());
+  return found;
+}
+
+function hexOf(n: number): string {
+  return n.toString(16);
+}
+
+const UNSUP = hexOf(nbd.REP_ERR_UNSUP);
+const INVALID = hexOf(nbd.REP_ERR_INVALID);
+const UNKNOWN = hexOf(nbd.REP_ERR_UNKNOWN);
+const TOO_BIG = hexOf(nbd.REP_ERR_TOO_BIG);
+const ACK = "1";
+const SIZE_AND_FLAGS = "0000000500000200" + "010d";
+const EXPORT = `3:0000${SIZE_AND_FLAGS}`;
+const NAME = `3:0001${encoder.encode("fast").toHex()}`;
+const DESCRIPTION = `3:0002${encoder.encode("a test").toHex()}`;
+const BLOCK_SIZE = "3:0003" + "00000200" + "00001000" + "02000000";
+
+Deno.test("the server greets with its magics, fixed newstyle and no zeroes", () => {
+  const greeting = new Handshake(SERVED).greeting();
+  assertEquals(greeting.toHex(), encoder.encode("NBDMAGICIHAVEOPT").toHex() + "0003");
+});
+
+Deno.test("transmission flags", () => {
+  // HAS_FLAGS 1, SEND_FLUSH 4, SEND_FUA 8, CAN_MULTI_CONN 256, READ_ONLY 2.
+  assertEquals(transmissionFlags(SERVED), 1 + 4 + 8 + 256);
+  assertEquals(transmissionFlags({ ...SERVED, read_only: true }), 1 + 2 + 4 + 8 + 256);
+});
+
+// [what, bytes after the client flags, replies, end]
+const CASES: [string, number[], string[], Outcome["end"]][] = [
+  ["GO", option(nbd.OPT_GO, named("fast")), [EXPORT, ACK], "serve"],
+  ["GO, default export", option(nbd.OPT_GO, named("")), [EXPORT, ACK], "serve"],
+  [
+    "GO with every information, one asked twice, one unknown",
+    option(nbd.OPT_GO, named("", 3, 2, 1, 0, 3, 99)),
+    [EXPORT, BLOCK_SIZE, DESCRIPTION, NAME, ACK],
+    "serve",
+  ],
+  ["GO, unknown export", option(nbd.OPT_GO, named("other")), [UNKNOWN], "continue"],
+  ["GO, name with a NUL", option(nbd.OPT_GO, named("fast\0")), [UNKNOWN], "continue"],
+  ["INFO", option(nbd.OPT_INFO, named("", 3)), [EXPORT, BLOCK_SIZE, ACK], "continue"],
+  ["INFO, unknown export", option(nbd.OPT_INFO, named("other")), [UNKNOWN], "continue"],
+  [
+    "INFO, then an unknown option, then GO",
+    [
+      ...option(nbd.OPT_INFO, named("")),
+      ...option(77, text("whatever")),
+      ...option(nbd.OPT_GO, named("")),
+    ],
+    [EXPORT, ACK, UNSUP, EXPORT, ACK],
+    "serve",
+  ],
+  [
+    "STARTTLS, STRUCTURED_REPLY, meta contexts",
+    [5, 8, 9, 10, 11, 0, 0xffffffff].flatMap((n) => option(n, [])),
+    new Array(7).fill(UNSUP),
+    "continue",
+  ],
+  [
+    "LIST",
+    option(nbd.OPT_LIST, []),
+    ["2:00000004" + encoder.encode("fast").toHex(), ACK],
+    "continue",
+  ],
+  ["LIST with data", option(nbd.OPT_LIST, [1]), [INVALID], "continue"],
+  ["ABORT", option(nbd.OPT_ABORT, []), [ACK], "close"],
+  ["EXPORT_NAME", option(nbd.OPT_EXPORT_NAME, text("fast")), [SIZE_AND_FLAGS], "serve"],
+  ["EXPORT_NAME, default", option(nbd.OPT_EXPORT_NAME, []), [SIZE_AND_FLAGS], "serve"],
+  ["EXPORT_NAME, unknown", option(nbd.OPT_EXPORT_NAME, text("slow")), [], "close"],
+  ["GO without data", option(nbd.OPT_GO, []), [INVALID], "continue"],
+  ["GO cut short", option(nbd.OPT_GO, named("fast", 3).slice(0, -1)), [INVALID], "continue"],
+  ["GO with a byte too many", option(nbd.OPT_GO, [...named("fast", 3), 0]), [INVALID], "continue"],
+  [
+    "GO whose name is longer than its data",
+    option(nbd.OPT_GO, [...u32(5), ...text("fas"), ...u16(0)]),
+    [INVALID],
+    "continue",
+  ],
+  ["GO whose name length is huge", option(nbd.OPT_GO, u32(0xffffffff, 0)), [INVALID], "continue"],
+  ["GO whose name is too long", option(nbd.OPT_GO, named("x".repeat(4097))), [TOO_BIG], "continue"],
+  [
+    "an option with too much data, then GO",
+    [
+      ...option(nbd.OPT_INFO, new Array(nbd.MAX_OPTION_BYTES + 1).fill(7)),
+      ...option(nbd.OPT_GO, named("")),
+    ],
+    [TOO_BIG, EXPORT, ACK],
+    "serve",
+  ],
+  ["an option with far too much data", option(nbd.OPT_INFO, [], 0x7fffffff), [], "close"],
+  [
+    "EXPORT_NAME with too much data",
+    option(nbd.OPT_EXPORT_NAME, [], nbd.MAX_OPTION_BYTES + 1),
+    [],
+    "close",
+  ],
+  ["wrong option magic", [...u32(nbd.OPTION_MAGIC_HI, 1, nbd.OPT_GO, 0)], [], "close"],
+  [
+    "options without end",
+    new Array(nbd.MAX_OPTIONS + 1).fill(option(77, [])).flat(),
+    new Array(nbd.MAX_OPTIONS).fill(UNSUP),
+    "close",
+  ],
+];
+
+Deno.test("options are answered as the protocol says", () => {
+  for (const [what, bytes, replies, end] of CASES) {
+    const outcome = converse([...CLIENT_FLAGS, ...bytes]);
+    assertEquals([outcome.replies, outcome.end], [replies, end], what);
+  }
+});
+
+Deno.test("options that come a few bytes at a time are answered the same", () => {
+  for (const chunk of [1, 7]) {
+    for (const [what, bytes, replies, end] of CASES) {
+      if (bytes.length > 5000) continue;
+      const outcome = converse([...CLIENT_FLAGS, ...bytes], chunk);
+      assertEquals([outcome.replies, outcome.end], [replies, end], `${what}, ${chunk} at a time`);
+    }
+  }
+});
+
+Deno.test("what follows GO is left to the transmission phase", () => {
+  const bytes = [...CLIENT_FLAGS, ...option(nbd.OPT_GO, named("")), 1, 2, 3];
+  assertEquals(converse(bytes).unread_bytes, 3);
+});
+
+Deno.test("unknown client flags end the connection", () => {
+  assertEquals(converse([...u32(4), ...option(nbd.OPT_GO, named(""))]).end, "close");
+  assertEquals(converse([...u32(0x80000001), ...option(nbd.OPT_GO, named(""))]).end, "close");
+});
+
+Deno.test("a client without NO_ZEROES gets 124 zeroes after EXPORT_NAME", () => {
+  const bytes = [...u32(nbd.FLAG_FIXED_NEWSTYLE), ...option(nbd.OPT_EXPORT_NAME, [])];
+  assertEquals(converse(bytes).replies, [SIZE_AND_FLAGS + "00".repeat(124)]);
+});
+
+Deno.test("a client without fixed newstyle may only name its export", () => {
+  assertEquals(converse([...u32(0), ...option(nbd.OPT_EXPORT_NAME, [])]).end, "serve");
+  assertEquals(converse([...u32(0), ...option(nbd.OPT_GO, named(""))]).end, "close");
+  assertEquals(converse([...u32(0), ...option(77, [])]).end, "close");
+});

@@ -1,0 +1,56 @@
+/**
+ * What the connections of one server share: its neighbours, and which request belongs to whom.
+ *
+ * Invariant: `slot_owner[slot]` is the index of the connection that began the request, from `begin...` until the
+ * slot is released or lost. A connection's place is not reused before its last slot is released.
+ *
+ * @module
+ */
+
+import type { Export } from "./handshake.ts";
+import type { NbdArena, NbdEngine, NbdRing, NbdSockets } from "./ports.ts";
+
+export interface HubOptions {
+  arena: NbdArena;
+  ring: NbdRing;
+  engine: NbdEngine;
+  sockets: NbdSockets;
+  served: Export;
+  /** Tokens for the ring: the connection's index is added. */
+  recv_user: number;
+  send_user: number;
+}
+
+export class Hub {
+  readonly arena: NbdArena;
+  readonly ring: NbdRing;
+  readonly engine: NbdEngine;
+  readonly sockets: NbdSockets;
+  readonly served: Export;
+  readonly recv_user: number;
+  readonly send_user: number;
+  readonly slot_owner: Int32Array;
+  /** The client's cookie of each request: two words as they came, never swapped. */
+  readonly slot_cookies: Uint32Array;
+  readonly slot_is_read: Uint8Array;
+  /** Tells connections that their writes have got space (the server's part). */
+  readonly collectPlaced: () => void;
+  /** The engine got work since this was last cleared. */
+  fed = false;
+  /** A request has ended since this was last cleared: connections that wait for room may go on. */
+  ended = false;
+
+  constructor(o: HubOptions, collectPlaced: () => void) {
+    this.collectPlaced = collectPlaced;
+    this.arena = o.arena;
+    this.ring = o.ring;
+    this.engine = o.engine;
+    this.sockets = o.sockets;
+    this.served = o.served;
+    this.recv_user = o.recv_user;
+    this.send_user = o.send_user;
+    this.slot_owner = new Int32Array(o.engine.max_requests).fill(-1);
+    this.slot_cookies = new Uint32Array(2 * o.engine.max_requests);
+    this.slot_is_read = new Uint8Array(o.engine.max_requests);
+  }
+}

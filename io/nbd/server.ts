@@ -1,0 +1,206 @@
+/**
+ * The NBD server of one device: its listening sockets, its connections, and the way between them and the engine. It
+ * sleeps nowhere: the device's loop feeds it completions (`handle`) and gives it a `turn` after the engine's.
+ *
+ * Limits: `MAX_CONNECTIONS` at once. A client above that is turned away, unless somebody who has not finished the
+ * negotiation can go instead. A connection has at most `MAX_ACTIVE` requests under way and reads no further until
+ * some have been answered and their answers taken.
+ *
+ * @module
+ */
+
+import { assert } from "../../core/assert.ts";
+import { INDEX_MASK, KIND_NBD_ACCEPT, KIND_NBD_RECV, KIND_NBD_SEND, tokenOf } from "../tokens.ts";
+import { Connection, State } from "./connection.ts";
+import type { Export } from "./handshake.ts";
+import { Hub } from "./hub.ts";
+import type { NbdArena, NbdEngine, NbdRing, NbdSockets } from "./ports.ts";
+
+/** Most connections at once. */
+export const MAX_CONNECTIONS = 64;
+/** Most requests under way in one connection. */
+export const MAX_ACTIVE = 256;
+/** After a failed accept (out of file descriptors, say) nobody is let in for so long. */
+const ACCEPT_PAUSE_MS = 1000;
+
+const PAGE_BYTES = 4096;
+const CONNECTION_BYTES = Math.ceil(Connection.SIZE_BYTES / PAGE_BYTES) * PAGE_BYTES;
+
+export interface NbdServerOptions {
+  arena: NbdArena;
+  ring: NbdRing;
+  engine: NbdEngine;
+  sockets: NbdSockets;
+  served: Export;
+  /** Listening sockets; `tcp` ones get TCP_NODELAY. They stay the caller's. */
+  listeners: readonly { fd: number; tcp: boolean }[];
+}
+
+export class NbdServer {
+  /** Turns new clients away; the ones that are there go on. */
+  refusing = false;
+  readonly #hub: Hub;
+  readonly #listeners: readonly { fd: number; tcp: boolean }[];
+  readonly #accepting: Uint8Array;
+  readonly #connections: Connection[] = [];
+  #serial = 0;
+  /** Where the round of stalled connections begins. */
+  #first = 0;
+  #accept_failed = false;
+  #accept_again_ms = Infinity;
+  /** One more than the highest place that was ever taken. */
+  #used = 0;
+
+  /** Bytes of arena memory that the server needs, touched only as far as clients connect. */
+  static readonly ARENA_BYTES = MAX_CONNECTIONS * CONNECTION_BYTES + PAGE_BYTES;
+
+  constructor(o: NbdServerOptions) {
+    const users = { recv_user: tokenOf(KIND_NBD_RECV), send_user: tokenOf(KIND_NBD_SEND) };
+    this.#hub = new Hub({ ...o, ...users }, () => this.#collectPlaced());
+    this.#listeners = o.listeners;
+    this.#accepting = new Uint8Array(o.listeners.length);
+    // One client leaves slots for others.
+    const max_active = Math.max(1, Math.min(MAX_ACTIVE, o.engine.max_requests >> 1));
+    const addr = o.arena.alloc(MAX_CONNECTIONS * CONNECTION_BYTES, PAGE_BYTES);
+    for (let i = 0; i < MAX_CONNECTIONS; i++) {
+      const connection_addr = addr + i * CONNECTION_BYTES;
+      this.#connections.push(new Connection(this.#hub, i, connection_addr, max_active));
+    }
+  }
+
+  /** Lets clients in. */
+  start(): void {
+    for (let i = 0; i < this.#listeners.length; i++) this.#accept(i);
+  }
+
+  /** Connections in the transmission phase: while there are any, the device is in use. */
+  get serving_count(): number {
+    let count = 0;
+    for (const connection of this.#connections) if (connection.isServing) count += 1;
+    return count;
+  }
+
+  /** Connections of any kind that are not yet closed. */
+  get open_count(): number {
+    let count = 0;
+    for (const connection of this.#connections) if (connection.state !== State.FREE) count += 1;
+    return count;
+  }
+
+  /** Drops every connection. Their requests end by themselves: go on until `open_count` is 0. */
+  dropAll(): void {
+    for (const connection of this.#connections) connection.kill();
+  }
+
+  /** Handles a completion of one of the three NBD kinds of tokens.ts. */
+  handle(kind: number, user: number, result: number): void {
+    const index = user & INDEX_MASK;
+    if (kind === KIND_NBD_RECV) this.#connections[index]!.received(result);
+    else if (kind === KIND_NBD_SEND) this.#connections[index]!.sent(result);
+    else this.#accepted(index, result);
+  }
+
+  /**
+   * Hands on what the engine has placed and answered, and goes on with connections that waited; to be called right
+   * after the engine was pumped. True: the engine has got more to do, so pump it again before the loop sleeps.
+   */
+  turn(now_ms: number): boolean {
+    const hub = this.#hub;
+    hub.fed = false;
+    if (this.#accept_failed) this.#pauseAccepting(now_ms);
+    if (now_ms >= this.#accept_again_ms) this.#acceptAgain();
+    this.#collectPlaced();
+    this.#collectAnswered();
+    const ended = hub.ended;
+    hub.ended = false;
+    this.#goOn(ended);
+    return hub.fed;
+  }
+
+  /** How long the loop may sleep before the next turn. */
+  nextTimerMs(now_ms: number): number {
+    return Math.max(0, this.#accept_again_ms - now_ms);
+  }
+
+  #collectPlaced(): void {
+    const hub = this.#hub;
+    for (let slot = hub.engine.takePlaced(); slot >= 0; slot = hub.engine.takePlaced()) {
+      this.#connections[hub.slot_owner[slot]!]!.placed(slot);
+    }
+  }
+
+  #collectAnswered(): void {
+    const hub = this.#hub;
+    for (let slot = hub.engine.takeAnswered(); slot >= 0; slot = hub.engine.takeAnswered()) {
+      this.#connections[hub.slot_owner[slot]!]!.answered(slot);
+    }
+  }
+
+  /** Looks after the marked connections, and if requests have ended after the stalled ones, in turn. */
+  #goOn(ended: boolean): void {
+    const connections = this.#connections;
+    let stalled = false;
+    for (let i = 0; i < this.#used; i++) {
+      const connection = connections[(this.#first + i) % this.#used]!;
+      if (connection.marked || (ended && connection.stalled)) connection.advance();
+      if (connection.stalled) stalled = true;
+    }
+    // Whoever came first this time comes last next time.
+    if (stalled) this.#first = (this.#first + 1) % this.#used;
+  }
+
+  #accept(index: number): void {
+    this.#accepting[index] = 1;
+    this.#hub.ring.accept(tokenOf(KIND_NBD_ACCEPT) + index, this.#listeners[index]!.fd);
+  }
+
+  /** Whatever failed, trying again at once could go on for ever. */
+  #pauseAccepting(now_ms: number): void {
+    this.#accept_failed = false;
+    this.#accept_again_ms = Math.min(this.#accept_again_ms, now_ms + ACCEPT_PAUSE_MS);
+  }
+
+  #acceptAgain(): void {
+    this.#accept_again_ms = Infinity;
+    for (let i = 0; i < this.#listeners.length; i++) {
+      if (this.#accepting[i] === 0) this.#accept(i);
+    }
+  }
+
+  #accepted(index: number, result: number): void {
+    this.#accepting[index] = 0;
+    if (result < 0) {
+      this.#accept_failed = true;
+      return;
+    }
+    this.#accept(index);
+    this.#admit(result, this.#listeners[index]!.tcp);
+  }
+
+  #admit(fd: number, tcp: boolean): void {
+    const place = this.refusing ? null : this.#freePlace();
+    if (place === null) {
+      this.#hub.sockets.close(fd);
+      return;
+    }
+    if (tcp) this.#hub.sockets.setNoDelay(fd);
+    this.#serial += 1;
+    this.#used = Math.max(this.#used, place.index + 1);
+    place.open(fd, this.#serial);
+  }
+
+  /** A free place. If there is none, the oldest client that still negotiates is dropped for the next one. */
+  #freePlace(): Connection | null {
+    let oldest: Connection | null = null;
+    for (const connection of this.#connections) {
+      if (connection.state === State.FREE) {
+        assert(connection.active === 0, "a free connection has requests");
+        return connection;
+      }
+      if (connection.state !== State.NEGOTIATE) continue;
+      if (oldest === null || connection.serial < oldest.serial) oldest = connection;
+    }
+    oldest?.kill();
+    return null;
+  }
+}
