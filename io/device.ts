@@ -5,41 +5,9 @@
  * @module
  */
 
-/** All that a device process is told. Plain JSON: the command that creates the device hands it over a pipe. */
-export interface DeviceConfig {
-  name: string;
-  /** "" when none was given. */
-  uuid: string;
-  /** The minor number that the device shows in `ls` and `info`. */
-  minor: number;
-  read_only: boolean;
-  /** Absolute paths, or paths relative to the working directory of the device process. */
-  cache_path: string;
-  backing_path: string;
-  data_crc: boolean;
-  /** Size of the cached device, in sectors of 512 bytes; null: the whole backing device. */
-  length_sectors: number | null;
-  /** The device's own folder, made by the caller, mode 0700. Sockets are put here and removed at the end. */
-  run_dir: string;
-  /** Serve NBD over TCP instead of the Unix socket; port 0: any free one. */
-  listen: { host: string; port: number } | null;
-  /** Format the cache device although a cache was seen on it. */
-  format: boolean;
-}
+import type { DeviceConfig, DeviceEvent } from "./device_config.ts";
 
-/** What a device process tells its creator, in this order: any number of `progress`, then one of the others. */
-export type DeviceEvent =
-  /** Something that takes time has begun ("allocating 512 MiB", "replaying the log"). */
-  | { event: "progress"; text: string }
-  /** The device answers at `uri`. `notes` are lines that the user should see once. */
-  | { event: "ready"; uri: string; notes: string[] }
-  /** It will never answer; nothing was changed and nothing is left behind. */
-  | { event: "failed"; error: string };
-
-/** Name of the control socket in `DeviceConfig.run_dir`. */
-export const CONTROL_SOCKET = "control";
-/** Name of the NBD socket in `DeviceConfig.run_dir`. */
-export const NBD_SOCKET = "nbd";
+export type { DeviceConfig, DeviceEvent };
 
 /**
  * Opens and serves a device; returns when it has been removed. `tell` is called while it starts, until and

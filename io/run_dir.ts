@@ -17,7 +17,7 @@
 
 import { CacheError } from "../core/errors.ts";
 import { BUSY } from "./control_protocol.ts";
-import { CONTROL_SOCKET, NBD_SOCKET } from "./device.ts";
+import { CONTROL_SOCKET, NBD_SOCKET } from "./device_config.ts";
 
 /** Longest device name, as device-mapper has it. */
 export const MAX_NAME_CHARS = 127;

@@ -1,0 +1,176 @@
+/**
+ * Listening sockets, and what is done to sockets outside the ring. Nothing here waits.
+ *
+ * @module
+ */
+
+import { CacheError } from "../core/errors.ts";
+import {
+  AF_INET,
+  AF_INET6,
+  AF_UNIX,
+  errorText,
+  IPPROTO_IPV6,
+  IPPROTO_TCP,
+  IPV6_V6ONLY,
+  libc,
+  result,
+  SHUT_RDWR,
+  SO_REUSEADDR,
+  SOCK_CLOEXEC,
+  SOCK_STREAM,
+  SOL_SOCKET,
+  TCP_NODELAY,
+} from "./libc.ts";
+
+/** Clients that may wait for `accept`. */
+const BACKLOG = 128;
+/** sun_path with its final zero (unix(7)). */
+const UNIX_PATH_BYTES = 108;
+const UNIX_ADDRESS_BYTES = 2 + UNIX_PATH_BYTES;
+const INET_ADDRESS_BYTES = 16;
+const INET6_ADDRESS_BYTES = 28;
+/** Only the owner may connect. */
+const PRIVATE_MODE = 0o600;
+
+/** A socket that listens on TCP, and where. */
+export interface TcpListener {
+  readonly fd: number;
+  /** A literal address, as it was given or as the name stands for. */
+  readonly host: string;
+  /** The real one, also when port 0 was asked for. */
+  readonly port: number;
+}
+
+/**
+ * Listens on a Unix socket of mode 0600. Nobody can connect before the mode is set. A file at `path` is in the
+ * way: the caller owns the directory and clears it.
+ *
+ * @throws {CacheError}
+ */
+export function listenUnix(path: string): number {
+  const name = new TextEncoder().encode(path);
+  if (name.length >= UNIX_PATH_BYTES) {
+    throw new CacheError(
+      `socket ${path}: ${name.length} bytes long, at most ${UNIX_PATH_BYTES - 1} are wanted`,
+    );
+  }
+  const address = new Uint8Array(UNIX_ADDRESS_BYTES);
+  new DataView(address.buffer).setUint16(0, AF_UNIX, true);
+  address.set(name, 2);
+  const fd = open(AF_UNIX, path);
+  try {
+    check(libc.bind(fd, address, 2 + name.length + 1), `socket ${path}`);
+    Deno.chmodSync(path, PRIVATE_MODE);
+    check(libc.listen(fd, BACKLOG), `socket ${path}`);
+    return fd;
+  } catch (error) {
+    libc.close(fd);
+    throw error;
+  }
+}
+
+/**
+ * Listens on TCP at a literal IPv4 or IPv6 address, or "localhost" (127.0.0.1). Port 0: any free one.
+ *
+ * @throws {CacheError}
+ */
+export function listenTcp(host: string, port: number): TcpListener {
+  const what = `listening on ${host}:${port}`;
+  if (!Number.isInteger(port) || port < 0 || port > 65535) {
+    throw new CacheError(`${what}: a port from 0 to 65535 is wanted`);
+  }
+  const literal = host === "localhost" ? "127.0.0.1" : host;
+  const address = socketAddress(literal, port);
+  if (address === null) {
+    throw new CacheError(`${what}: an IPv4 or IPv6 address or "localhost" is wanted`);
+  }
+  const family = address.length === INET_ADDRESS_BYTES ? AF_INET : AF_INET6;
+  const fd = open(family, what);
+  try {
+    setOption(fd, SOL_SOCKET, SO_REUSEADDR);
+    if (family === AF_INET6) setOption(fd, IPPROTO_IPV6, IPV6_V6ONLY);
+    check(libc.bind(fd, address, address.length), what);
+    check(libc.listen(fd, BACKLOG), what);
+    return { fd, host: literal, port: localPort(fd, what) };
+  } catch (error) {
+    libc.close(fd);
+    throw error;
+  }
+}
+
+/** Sends small replies at once instead of waiting for more. Not possible: slower, nothing worse. */
+export function setNoDelay(fd: number): void {
+  setOption(fd, IPPROTO_TCP, TCP_NODELAY);
+}
+
+/** Ends what waits on a socket, in both directions. A socket whose peer is gone has nothing to end. */
+export function shutdown(fd: number): void {
+  libc.shutdown(fd, SHUT_RDWR);
+}
+
+/** Closes a socket on which nothing is under way. */
+export function close(fd: number): void {
+  libc.close(fd);
+}
+
+/**
+ * `struct sockaddr_in` or `sockaddr_in6` for a literal address; null when it is none. Zones (`fe80::1%eth0`) are not
+ * taken.
+ */
+export function socketAddress(literal: string, port: number): Uint8Array<ArrayBuffer> | null {
+  const v4 = parseIpv4(literal);
+  const ip = v4 ?? parseIpv6(literal);
+  if (ip === null) return null;
+  const address = new Uint8Array(v4 === null ? INET6_ADDRESS_BYTES : INET_ADDRESS_BYTES);
+  const view = new DataView(address.buffer);
+  view.setUint16(0, v4 === null ? AF_INET6 : AF_INET, true);
+  view.setUint16(2, port);
+  address.set(ip, v4 === null ? 8 : 4);
+  return address;
+}
+
+function parseIpv4(text: string): number[] | null {
+  if (!/^\d{1,3}(\.\d{1,3}){3}$/.test(text)) return null;
+  const parts = text.split(".");
+  const numbers = parts.map(Number);
+  // 010 is eight to some and ten to others.
+  const is_plain = numbers.every((n, i) => n <= 255 && String(n) === parts[i]);
+  return is_plain ? numbers : null;
+}
+
+function parseIpv6(text: string): number[] | null {
+  if (!/^[0-9a-fA-F:.]+$/.test(text) || !text.includes(":")) return null;
+  const url = URL.parse(`http://[${text}]/`);
+  if (url === null) return null;
+  // The URL standard writes it in groups of hexadecimal digits, the longest run of zeroes as "::".
+  const [left, right] = url.hostname.slice(1, -1).split("::").map(groups);
+  const zeroes = new Array(8 - left!.length - (right?.length ?? 0)).fill(0);
+  return [...left!, ...zeroes, ...(right ?? [])].flatMap((group) => [group >> 8, group & 255]);
+}
+
+function groups(text: string): number[] {
+  return text === "" ? [] : text.split(":").map((group) => parseInt(group, 16));
+}
+
+function localPort(fd: number, what: string): number {
+  const address = new Uint8Array(INET6_ADDRESS_BYTES);
+  const len = new Uint32Array([address.length]);
+  check(libc.getsockname(fd, address, new Uint8Array(len.buffer)), what);
+  return new DataView(address.buffer).getUint16(2);
+}
+
+function open(family: number, what: string): number {
+  return check(libc.socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0), what);
+}
+
+function setOption(fd: number, level: number, option: number): void {
+  const on = new Uint8Array(new Int32Array([1]).buffer);
+  libc.setsockopt(fd, level, option, on, on.length);
+}
+
+function check(returned: number, what: string): number {
+  const value = result(returned);
+  if (value < 0) throw new CacheError(`${what}: ${errorText(-value)}`);
+  return value;
+}
