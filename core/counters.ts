@@ -1,0 +1,38 @@
+/**
+ * What the engine counts. Plain numbers, read by `status`, `info` and tests.
+ *
+ * @module
+ */
+
+/** Counted since the cache was opened, but for `dirty_bytes`, which is a level. */
+export class Counters {
+  reads = 0;
+  writes = 0;
+  flushes = 0;
+  /** Requests that had to wait for space, buffers or room in the log. */
+  waited = 0;
+  /** Reads of ranges that were not in the cache, one for each request to the backing device. */
+  fills = 0;
+  /** Fills whose bytes were not kept: no space, or overwritten meanwhile. */
+  fills_not_kept = 0;
+  /** Ranges that did not have their checksum, when read or written back. */
+  checksum_failures = 0;
+  /** Of these, clean ones: read from the backing device instead. */
+  healed = 0;
+  backing_read_errors = 0;
+  backing_write_errors = 0;
+  backing_flush_errors = 0;
+  /** Bytes of dirty keys that write-back has done with, and bytes it had to write for them. */
+  writeback_key_bytes = 0;
+  writeback_bytes = 0;
+  writeback_batches = 0;
+  /** Keys that could not be written back and were logged again. */
+  writeback_relogged = 0;
+  /** Ksets that were durable and could not be read again: writes are refused from then on. */
+  log_damaged = 0;
+  gc_rounds = 0;
+  gc_ksets = 0;
+  segments_freed = 0;
+  /** Bytes of dirty keys that are not written back yet, each write counted. */
+  dirty_bytes = 0;
+}

@@ -1,0 +1,393 @@
+/**
+ * The engine: one cache, as a synchronous state machine.
+ *
+ * Requests go in (`beginRead`, `beginWrite`, `beginFlush`), and what ended on the machine is fed back (`backingDone`,
+ * `barrierDone`); `pump` does all work that is possible; answers are taken out (`takePlaced`, `takeAnswered`). Nothing here waits, reads
+ * a clock, or allocates for a request.
+ *
+ * The data path, in reading order: `reads.ts`, `writes.ts`, `fills.ts` (misses), `extent_index.ts` (what lies where), `space.ts` and
+ * `segments.ts` (where bytes go), `log.ts` (what makes them durable), `flushes.ts`, `writeback.ts`, `gc.ts`, and `replay.ts` after a start.
+ *
+ * @module
+ */
+
+import { assert } from "./assert.ts";
+import { Barriers } from "./barriers.ts";
+import { Buffers } from "./buffers.ts";
+import { Counters } from "./counters.ts";
+import { CacheError } from "./errors.ts";
+import { ExtentIndex } from "./extent_index.ts";
+import { Fills, MAX_FILLS } from "./fills.ts";
+import { Flushes } from "./flushes.ts";
+import { GC_PERCENT_MAX, SECTOR_BYTES } from "./format.ts";
+import { Gc } from "./gc.ts";
+import { KeySums } from "./key_sums.ts";
+import { Log } from "./log.ts";
+import type { OpenedCache } from "./media.ts";
+import type { Backing, Memory } from "./platform.ts";
+import { Reads } from "./reads.ts";
+import { replay, type Replayed } from "./replay.ts";
+import {
+  ABANDONED,
+  MAX_REQUEST_BYTES,
+  MAX_REQUESTS,
+  Pieces,
+  RECEIVING,
+  RequestQueue,
+  Requests,
+} from "./requests.ts";
+import { Segments } from "./segments.ts";
+import { Space } from "./space.ts";
+import { EngineState } from "./state.ts";
+import { WriteBack } from "./writeback.ts";
+import { Writes } from "./writes.ts";
+
+/** What an engine runs on. */
+export interface EngineOptions {
+  readonly memory: Memory;
+  /** Its `size_bytes`, rounded down to sectors, is the size of the cached device. */
+  readonly backing: Backing;
+  readonly cache: OpenedCache;
+  /** The time, in ms of any monotonic clock; the same one that `pump` is given. */
+  readonly now_ms: number;
+}
+
+/** A place in the log. */
+export interface Position {
+  readonly seg: number;
+  readonly off: number;
+}
+
+/** The fields of the status line, in its order (DESIGN §5). */
+export interface Status {
+  readonly sb_flags: number;
+  readonly seg_total: number;
+  readonly cache_segs: number;
+  readonly segs_used: number;
+  readonly gc_percent: number;
+  readonly cache_flags: number;
+  readonly key_head: Position;
+  readonly dirty_tail: Position;
+  readonly key_tail: Position;
+}
+
+/** A running cache. */
+export class Engine {
+  /** Size of the cached device. */
+  readonly size_bytes: number;
+  /** Longest request. */
+  readonly max_request_bytes: number;
+  /** Slots are 0 .. max_requests-1. */
+  readonly max_requests: number = MAX_REQUESTS;
+  /** What replay found. */
+  readonly replayed: Replayed;
+  readonly #state: EngineState;
+  readonly #fills: Fills;
+  readonly #reads: Reads;
+  readonly #writes: Writes;
+  readonly #flushes: Flushes;
+  readonly #writeback: WriteBack;
+  readonly #gc: Gc;
+  #gc_percent_wanted = -1;
+  #info_barrier = 0;
+
+  private constructor(state: EngineState, replayed: Replayed) {
+    this.#state = state;
+    this.replayed = replayed;
+    this.size_bytes = state.size_sectors * SECTOR_BYTES;
+    this.max_request_bytes = maxRequestBytes(state);
+    this.#flushes = new Flushes(state);
+    this.#fills = new Fills(state);
+    this.#reads = new Reads(state, this.#fills);
+    this.#writes = new Writes(state, this.#fills, this.#flushes);
+    this.#writeback = new WriteBack(state);
+    this.#gc = new Gc(state);
+    state.counters.dirty_bytes = replayed.dirty_bytes;
+  }
+
+  /** Replays the log and starts. Writes nothing. Throws `CacheError` for a log that must be refused. */
+  static open(options: EngineOptions): Engine {
+    const { memory, backing, cache, now_ms } = options;
+    const size_sectors = Math.floor(backing.size_bytes / SECTOR_BYTES);
+    if (size_sectors === 0) {
+      throw new CacheError(
+        `backing device: ${backing.size_bytes} bytes, but at least ${SECTOR_BYTES} are needed`,
+      );
+    }
+    const counters = new Counters();
+    const index = new ExtentIndex(size_sectors, cache.generations);
+    const sums = cache.data_crc ? new KeySums(cache.n_segs) : null;
+    // Every full turn of the cache sweeps the index twice, so dead extents stay few.
+    const swept = Math.ceil((2 * index.subtrees) / cache.n_segs);
+    const segments = new Segments(cache.n_segs, cache.generations, (seg) => {
+      counters.segments_freed++;
+      sums?.clear(seg);
+      index.sweep(swept);
+    });
+    const replayed = replay(cache, memory, size_sectors * SECTOR_BYTES, { index, segments, sums });
+    const barriers = new Barriers(memory);
+    const requests = new Requests();
+    const state = new EngineState(
+      cache,
+      memory,
+      backing,
+      size_sectors,
+      index,
+      segments,
+      sums,
+      barriers,
+      new Log(cache, memory, segments, barriers, replayed.head_seg, replayed.head_off),
+      new Space(segments, cache.data_bytes),
+      new Buffers(memory.buffer_addr, memory.buffer_bytes),
+      requests,
+      new Pieces(),
+      new RequestQueue(requests),
+      new RequestQueue(requests),
+      counters,
+      now_ms,
+    );
+    assert(state.buffers.total_sectors <= MAX_FILLS, "fills never run out before buffers");
+    return new Engine(state, replayed);
+  }
+
+  /** What the engine has counted. */
+  get counters(): Readonly<Counters> {
+    return this.#state.counters;
+  }
+
+  /** The index, for tools and tests. */
+  get index(): ExtentIndex {
+    return this.#state.index;
+  }
+
+  /** The segments, for tools and tests. */
+  get segments(): Segments {
+    return this.#state.segments;
+  }
+
+  /** Whether the cache device has failed: writes and flushes end with EIO, reads go on. */
+  get has_failed(): boolean {
+    return this.#state.barriers.has_failed;
+  }
+
+  /** How many request slots are in use. */
+  get requests_in_use(): number {
+    return this.#state.requests.pool.in_use;
+  }
+
+  /**
+   * A read: bytes of any alignment, inside the device, at most `max_request_bytes`. Returns a slot, which `takeAnswered` will
+   * return; -1: all slots are in use.
+   */
+  beginRead(off_bytes: number, len_bytes: number): number {
+    this.#checkRange(off_bytes, len_bytes);
+    this.#state.last_request_ms = this.#state.now_ms;
+    return this.#reads.begin(off_bytes, len_bytes);
+  }
+
+  /**
+   * A write: bytes of any alignment, inside the device, at most `max_request_bytes`. Returns a slot; `takePlaced` will return it
+   * when its payload can be received, or `takeAnswered` with an error; -1: all slots are in use.
+   * `fua`: it is answered only when it is durable.
+   */
+  beginWrite(off_bytes: number, len_bytes: number, fua: boolean): number {
+    this.#checkRange(off_bytes, len_bytes);
+    this.#state.last_request_ms = this.#state.now_ms;
+    return this.#writes.begin(off_bytes, len_bytes, fua);
+  }
+
+  /** A flush: answered when every write answered before it is durable. Returns a slot; -1: all are in use. */
+  beginFlush(): number {
+    this.#state.last_request_ms = this.#state.now_ms;
+    this.#state.counters.flushes++;
+    return this.#flushes.begin();
+  }
+
+  /** The next write whose space has been taken: its pieces say where the payload goes. -1: none. */
+  takePlaced(): number {
+    const slot = this.#takeFrom(this.#state.placed);
+    if (slot >= 0) this.#state.requests.state[slot] = RECEIVING;
+    return slot;
+  }
+
+  /** The next request that is done: reply, then `release` it. -1: none. */
+  takeAnswered(): number {
+    return this.#takeFrom(this.#state.answered);
+  }
+
+  /** All bytes of a placed write are in place. */
+  payloadArrived(slot: number): void {
+    assert(this.#state.requests.state[slot] === RECEIVING, "payload arrives for a placed write");
+    this.#writes.arrived(slot);
+  }
+
+  /**
+   * The client of a write vanished before its payload was whole: the write never happened. The slot is the engine's again; it
+   * will not be answered.
+   */
+  payloadLost(slot: number): void {
+    this.#writes.lost(slot);
+  }
+
+  /** How an answered request ended: 0 or an error number. */
+  error(slot: number): number {
+    return this.#state.requests.error[slot]!;
+  }
+
+  /** The request's first piece; -1: it has none. */
+  firstPiece(slot: number): number {
+    return this.#state.requests.first_piece[slot]!;
+  }
+
+  /** The piece after this one, in the order of the request's bytes; -1: it is the last. */
+  nextPiece(piece: number): number {
+    return this.#state.pieces.next[piece]!;
+  }
+
+  /** Address of the piece's first byte. */
+  pieceAddr(piece: number): number {
+    return this.#state.pieces.addr[piece]!;
+  }
+
+  /** Length of the piece, in bytes. */
+  pieceLen(piece: number): number {
+    return this.#state.pieces.len_bytes[piece]!;
+  }
+
+  /** An answered request's reply has left, or never will: what it held is given back. */
+  release(slot: number): void {
+    this.#fills.releasePieces(slot);
+    this.#state.requests.pool.put(slot);
+  }
+
+  /** Backing request `id` has ended: 0 or an error number. */
+  backingDone(id: number, errno: number): void {
+    if (this.#writeback.owns(id)) this.#writeback.done(id, errno);
+    else this.#fills.done(id, errno, this.#writes, this.#reads);
+  }
+
+  /** The barrier that `Memory.barrier` started has ended: 0 or an error number. */
+  barrierDone(errno: number): void {
+    this.#state.barriers.end(errno !== 0);
+  }
+
+  /** Does all work that is possible now. */
+  pump(now_ms: number): void {
+    this.#state.now_ms = now_ms;
+    while (this.#step(now_ms));
+  }
+
+  /** How long after `now_ms` `pump` must be called again even if nothing happens; Infinity: not at all. */
+  nextTimerMs(now_ms: number): number {
+    const due_ms = Math.min(this.#state.log.dueMs(), this.#writeback.dueMs());
+    return Math.max(0, due_ms - now_ms);
+  }
+
+  /** The fields of the status line. */
+  status(): Status {
+    const { cache, segments, log } = this.#state;
+    return {
+      sb_flags: cache.sb_flags,
+      seg_total: cache.seg_num,
+      cache_segs: cache.n_segs,
+      segs_used: segments.used,
+      gc_percent: cache.info.gc_percent,
+      cache_flags: cache.info.flags,
+      key_head: { seg: log.head_seg, off: log.head_off },
+      dirty_tail: { seg: cache.dirty_tail.seg, off: cache.dirty_tail.off },
+      key_tail: { seg: cache.key_tail.seg, off: cache.key_tail.off },
+    };
+  }
+
+  /** Sets the share of used segments at which GC starts; stored with the cache. Throws `CacheError` outside 0..90. */
+  setGcPercent(percent: number): void {
+    if (!Number.isInteger(percent) || percent < 0 || percent > GC_PERCENT_MAX) {
+      throw new CacheError(`gc_percent ${percent}, but it must be 0..${GC_PERCENT_MAX}`);
+    }
+    this.#gc_percent_wanted = percent;
+    this.#storeInfo();
+  }
+
+  /** Writes everything back as fast as possible, until switched off. */
+  setDraining(on: boolean): void {
+    this.#state.is_draining = on;
+  }
+
+  /** Whether everything answered is durable, and the backing device has it all. */
+  isClean(): boolean {
+    const { log } = this.#state;
+    return log.durable === log.appended && this.#writeback.is_done;
+  }
+
+  /** Begins a clean stop: commits the log, starts no new write-back or GC. Pump until `isClosed`. */
+  close(): void {
+    this.#state.is_closing = true;
+    this.#state.log.want();
+  }
+
+  /** Whether the stop is complete: nothing of the cache device is under way. */
+  isClosed(): boolean {
+    const { log, barriers, is_closing } = this.#state;
+    if (!is_closing || barriers.is_under_way || !this.#writeback.is_idle) return false;
+    if (barriers.has_failed) return true;
+    return log.durable === log.appended && !this.#gc.is_busy && barriers.isDone(this.#info_barrier);
+  }
+
+  #step(now_ms: number): boolean {
+    const state = this.#state;
+    const is_starved = this.#writes.is_starved || state.wants_space;
+    if (is_starved || state.is_draining) state.log.want();
+    let any = state.log.step(now_ms);
+    any = this.#storeInfo() || any;
+    any = state.barriers.step() || any;
+    any = this.#flushes.step() || any;
+    any = this.#writeback.step(is_starved) || any;
+    const { durable_seg, durable_off } = this.#writeback;
+    any = this.#gc.step(is_starved, durable_seg, durable_off) || any;
+    any = this.#writes.step() || any;
+    any = this.#reads.step() || any;
+    return this.#fills.step() || any;
+  }
+
+  /** Stores a changed `gc_percent`. One barrier lies between two stores, so that one slot is always whole. */
+  #storeInfo(): boolean {
+    if (this.#gc_percent_wanted < 0) return false;
+    if (!this.#state.barriers.isDone(this.#info_barrier)) return false;
+    this.#state.cache.info.setGcPercent(this.#gc_percent_wanted);
+    this.#gc_percent_wanted = -1;
+    this.#info_barrier = this.#state.barriers.cover();
+    return true;
+  }
+
+  /** The first of the queue that was not abandoned meanwhile. */
+  #takeFrom(queue: RequestQueue): number {
+    const { requests } = this.#state;
+    for (;;) {
+      const slot = queue.shift();
+      if (slot < 0 || requests.state[slot] !== ABANDONED) return slot;
+      this.release(slot);
+    }
+  }
+
+  #checkRange(off_bytes: number, len_bytes: number): void {
+    assert(
+      len_bytes > 0 && len_bytes <= this.max_request_bytes,
+      "a request has a length, within the limit",
+    );
+    assert(
+      off_bytes >= 0 && off_bytes + len_bytes <= this.size_bytes,
+      "a request is on the device",
+    );
+  }
+}
+
+/** A request must fit into the cache and the transfer buffers several times over, or it might wait for ever. */
+function maxRequestBytes(state: EngineState): number {
+  const data_bytes = state.segments.total * state.cache.data_bytes;
+  const most = Math.min(
+    MAX_REQUEST_BYTES,
+    data_bytes / 8,
+    state.memory.buffer_bytes / 2,
+  );
+  return Math.floor(most / SECTOR_BYTES) * SECTOR_BYTES;
+}

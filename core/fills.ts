@@ -1,0 +1,246 @@
+/**
+ * Fills: misses on their way from the backing device.
+ *
+ * A fill reads one range into a transfer buffer and stands in the index as a placeholder, so that whoever wants the
+ * same range waits for it. When its bytes come, what is left of the placeholder is stored as clean keys; a write
+ * that came meanwhile has cut its part out.
+ *
+ * Invariants:
+ * - a fill lies in one subtree; its buffer is held until its last reference is gone: its own while it is under way,
+ *   and one for each piece that waits for it or is answered from it;
+ * - every placeholder in the index names a fill that is under way, and lies in its range.
+ *
+ * @module
+ */
+
+import { EIO } from "./errors.ts";
+import { SUBTREE_SECTORS } from "./extent_index.ts";
+import { SECTOR_BYTES } from "./format.ts";
+import { SlotPool } from "./slot_pool.ts";
+import type { EngineState } from "./state.ts";
+
+/** Most fills; as many as the transfer buffers have sectors by default, so that these run out first. */
+export const MAX_FILLS = 1 << 17;
+/** Longest fill, in sectors: 1 MiB. */
+const MAX_FILL_SECTORS = 2048;
+/** Ids of backing reads: 0 .. MAX_FILL_READS-1. */
+export const MAX_FILL_READS = 256;
+
+/** Told when what a piece waited for has come. */
+export interface FillWaiter {
+  /** The fill ended; the piece's bytes are in its buffer unless `errno` says otherwise. */
+  filled(piece: number, errno: number): void;
+}
+
+/** The fills under way. */
+export class Fills {
+  readonly #state: EngineState;
+  readonly #pool = new SlotPool(MAX_FILLS);
+  readonly #sector = new Float64Array(MAX_FILLS);
+  readonly #sectors = new Uint32Array(MAX_FILLS);
+  readonly #addr = new Float64Array(MAX_FILLS);
+  readonly #refs = new Uint32Array(MAX_FILLS);
+  readonly #first_waiter = new Int32Array(MAX_FILLS);
+  /** Fills that wait for a free id, in order. */
+  readonly #next = new Int32Array(MAX_FILLS);
+  #queue_first = -1;
+  #queue_last = -1;
+  readonly #ids = new SlotPool(MAX_FILL_READS);
+  readonly #fill_of_id = new Int32Array(MAX_FILL_READS);
+
+  constructor(state: EngineState) {
+    this.#state = state;
+  }
+
+  /** How many fills hold a buffer. */
+  get in_use(): number {
+    return this.#pool.in_use;
+  }
+
+  sector(fill: number): number {
+    return this.#sector[fill]!;
+  }
+
+  /** Address in the fill's buffer of a sector of the cached device. */
+  addrOf(fill: number, sector: number): number {
+    return this.#addr[fill]! + (sector - this.#sector[fill]!) * SECTOR_BYTES;
+  }
+
+  /**
+   * Starts to read a hole of the index: at most `sectors`, which lie in one subtree. Buffer space was checked. Returns the
+   * fill; `sectorsOf` says how much it covers.
+   */
+  start(sector: number, sectors: number): number {
+    const { buffers, index, counters } = this.#state;
+    const fill = this.#pool.take();
+    this.#addr[fill] = buffers.take(Math.min(sectors, MAX_FILL_SECTORS));
+    this.#sector[fill] = sector;
+    this.#sectors[fill] = buffers.taken_sectors;
+    this.#refs[fill] = 1;
+    this.#first_waiter[fill] = -1;
+    index.insertPlaceholder(sector, buffers.taken_sectors, fill);
+    counters.fills++;
+    this.#enqueue(fill);
+    return fill;
+  }
+
+  sectorsOf(fill: number): number {
+    return this.#sectors[fill]!;
+  }
+
+  /** Lets a piece wait for the fill; the piece holds a reference from now on, until `unref`. */
+  await(fill: number, piece: number): void {
+    const { pieces } = this.#state;
+    pieces.fill[piece] = fill;
+    pieces.next_waiter[piece] = this.#first_waiter[fill]!;
+    this.#first_waiter[fill] = piece;
+    this.#refs[fill] = this.#refs[fill]! + 1;
+  }
+
+  /** Forgets that the piece waits, and its reference. The fill is still under way. */
+  cancel(piece: number): void {
+    const { pieces } = this.#state;
+    const fill = pieces.fill[piece]!;
+    let at = this.#first_waiter[fill]!;
+    if (at === piece) this.#first_waiter[fill] = pieces.next_waiter[piece]!;
+    else {
+      while (pieces.next_waiter[at] !== piece) at = pieces.next_waiter[at]!;
+      pieces.next_waiter[at] = pieces.next_waiter[piece]!;
+    }
+    this.unref(fill);
+  }
+
+  /** Gives a reference back; the last one frees the buffer. */
+  unref(fill: number): void {
+    this.#refs[fill] = this.#refs[fill]! - 1;
+    if (this.#refs[fill]! > 0) return;
+    this.#state.buffers.put(this.#addr[fill]!, this.#sectors[fill]!);
+    this.#pool.put(fill);
+  }
+
+  /** Gives back what a request's pieces hold, and the pieces. */
+  releasePieces(slot: number): void {
+    const { pieces, requests, segments } = this.#state;
+    let piece = requests.first_piece[slot]!;
+    while (piece >= 0) {
+      const next = pieces.next[piece]!;
+      if (pieces.seg[piece]! >= 0) segments.unpin(pieces.seg[piece]!);
+      if (pieces.fill[piece]! >= 0) this.unref(pieces.fill[piece]!);
+      pieces.pool.put(piece);
+      piece = next;
+    }
+    requests.first_piece[slot] = -1;
+    requests.last_piece[slot] = -1;
+  }
+
+  /** Hands waiting fills to the backing device. Returns whether any was. */
+  step(): boolean {
+    let any = false;
+    while (this.#queue_first >= 0 && this.#ids.available > 0) {
+      const fill = this.#queue_first;
+      this.#queue_first = this.#next[fill]!;
+      const id = this.#ids.take();
+      this.#fill_of_id[id] = fill;
+      const off_bytes = this.#sector[fill]! * SECTOR_BYTES;
+      const len_bytes = this.#sectors[fill]! * SECTOR_BYTES;
+      this.#state.backing.read(id, off_bytes, len_bytes, this.#addr[fill]!);
+      any = true;
+    }
+    return any;
+  }
+
+  /** The backing read `id` has ended. `edges` are the waiting writes, `reads` the waiting reads. */
+  done(id: number, errno: number, edges: FillWaiter, reads: FillWaiter): void {
+    const fill = this.#fill_of_id[id]!;
+    this.#ids.put(id);
+    const result = errno === 0 ? 0 : EIO;
+    if (errno !== 0) this.#state.counters.backing_read_errors++;
+    // Edges first: they need the placeholder to see whether the buffer is still the newest, and cut it.
+    this.#tell(fill, result, edges, true);
+    if (errno === 0) this.#store(fill);
+    else this.#removePlaceholders(fill);
+    this.#tell(fill, result, reads, false);
+    this.unref(fill);
+  }
+
+  /** Tells the waiters of one kind: those that write, or those that read. */
+  #tell(fill: number, errno: number, waiter: FillWaiter, writes: boolean): void {
+    const { pieces } = this.#state;
+    let piece = this.#first_waiter[fill]!;
+    this.#first_waiter[fill] = -1;
+    while (piece >= 0) {
+      const next = pieces.next_waiter[piece]!; // a waiter may wait again, elsewhere
+      const is_write = pieces.sectors[piece]! > 0;
+      if (is_write === writes) {
+        waiter.filled(piece, errno);
+      } else {
+        pieces.next_waiter[piece] = this.#first_waiter[fill]!;
+        this.#first_waiter[fill] = piece;
+      }
+      piece = next;
+    }
+  }
+
+  #enqueue(fill: number): void {
+    this.#next[fill] = -1;
+    if (this.#queue_first < 0) this.#queue_first = fill;
+    else this.#next[this.#queue_last] = fill;
+    this.#queue_last = fill;
+  }
+
+  /** Stores what is left of the placeholder. */
+  #store(fill: number): void {
+    const { index } = this.#state;
+    const end = this.#sector[fill]! + this.#sectors[fill]!;
+    let sector = this.#sector[fill]!;
+    while (sector < end) {
+      const extent = index.find(sector);
+      if (extent < 0) return;
+      const start = sector - (sector % SUBTREE_SECTORS) + index.start(extent);
+      const stop = Math.min(end, start + index.sectors(extent));
+      if (start >= end) return;
+      if (index.isPlaceholder(extent) && index.fill(extent) === fill) {
+        this.#storeRange(fill, start, stop - start);
+      }
+      sector = stop;
+    }
+  }
+
+  #storeRange(fill: number, sector: number, sectors: number): void {
+    const { space, log, index, memory, segments, counters } = this.#state;
+    const end = sector + sectors;
+    while (sector < end) {
+      if (space.available_sectors === 0 || log.available === 0) {
+        this.#state.wants_space = true;
+        counters.fills_not_kept++;
+        index.remove(sector, end - sector);
+        return;
+      }
+      space.take(Math.min(end - sector, this.#state.max_key_sectors));
+      const { taken_seg, taken_place, taken_sectors } = space;
+      const addr = this.#state.cache.dataAddr(taken_seg, taken_place * SECTOR_BYTES);
+      memory.copy(addr, this.addrOf(fill, sector), taken_sectors * SECTOR_BYTES);
+      log.reserve(1);
+      this.#state.enter(sector, taken_sectors, taken_seg, taken_place, true);
+      segments.unpin(taken_seg);
+      sector += taken_sectors;
+    }
+  }
+
+  #removePlaceholders(fill: number): void {
+    const { index } = this.#state;
+    const end = this.#sector[fill]! + this.#sectors[fill]!;
+    let sector = this.#sector[fill]!;
+    while (sector < end) {
+      const extent = index.find(sector);
+      if (extent < 0) return;
+      const start = sector - (sector % SUBTREE_SECTORS) + index.start(extent);
+      const stop = start + index.sectors(extent);
+      if (start >= end) return;
+      if (index.isPlaceholder(extent) && index.fill(extent) === fill) {
+        index.remove(start, stop - start);
+      }
+      sector = stop;
+    }
+  }
+}

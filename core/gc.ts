@@ -1,0 +1,147 @@
+/**
+ * GC: takes the oldest ksets off the log, so that segments no key names any more can be used again.
+ *
+ * A round walks from the key tail, at most to the dirty tail; it stores the new key tail, waits for the barrier, and only
+ * then drops the references that the walked keys held. Segments left with none get a new generation at once, and are free
+ * when a barrier has made that durable.
+ *
+ * Invariant: key tail <= dirty tail, on the media too: a round never passes the durable dirty tail.
+ *
+ * @module
+ */
+
+import { keyGen, keySeg } from "./format.ts";
+import { LOG_END, LOG_KEYS, LogReader } from "./log_reader.ts";
+import type { EngineState } from "./state.ts";
+
+/** Most ksets in a round. */
+const ROUND_KSETS = 64;
+
+/** The collector. */
+export class Gc {
+  readonly #state: EngineState;
+  readonly #reader: LogReader;
+  /** Keys that the round under way gives up, by segment, and which segments have any. */
+  readonly #dropped: Uint32Array;
+  readonly #touched: Uint32Array;
+  #touched_count = 0;
+  /** Log segments that the round leaves. */
+  readonly #left: Uint32Array;
+  #left_count = 0;
+  /** The barrier that covers the new key tail; 0: no round is under way. */
+  #tail_barrier = 0;
+  /** The barrier that covers new generations; 0: none is awaited. */
+  #free_barrier = 0;
+
+  constructor(state: EngineState) {
+    this.#state = state;
+    const { cache, memory } = state;
+    this.#reader = new LogReader(cache, memory, cache.key_tail.seg, cache.key_tail.off);
+    this.#dropped = new Uint32Array(cache.n_segs);
+    this.#touched = new Uint32Array(cache.n_segs);
+    this.#left = new Uint32Array(cache.n_segs);
+  }
+
+  get is_busy(): boolean {
+    return this.#tail_barrier > 0 || this.#free_barrier > 0;
+  }
+
+  /**
+   * Goes on as far as it can. `is_starved`: requests wait for space. `dirty_seg`, `dirty_off`: the durable dirty tail.
+   * Returns whether anything changed.
+   */
+  step(is_starved: boolean, dirty_seg: number, dirty_off: number): boolean {
+    const freed = this.#free();
+    if (this.#tail_barrier > 0) {
+      if (!this.#state.barriers.isDone(this.#tail_barrier)) return freed;
+      this.#tail_barrier = 0;
+      this.#drop();
+      return true;
+    }
+    if (!this.#isNeeded(is_starved)) return freed;
+    return this.#walk(dirty_seg, dirty_off) || freed;
+  }
+
+  #isNeeded(is_starved: boolean): boolean {
+    const { segments, cache, is_closing } = this.#state;
+    if (is_closing || this.#state.barriers.has_failed) return false;
+    if (is_starved || this.#state.wants_space) return true;
+    return segments.used >= Math.floor((segments.total * cache.info.gc_percent) / 100);
+  }
+
+  /** Frees what has retired, a barrier later. */
+  #free(): boolean {
+    const { segments, barriers } = this.#state;
+    if (this.#free_barrier > 0) {
+      if (!barriers.isDone(this.#free_barrier)) return false;
+      segments.freeSealed();
+      this.#free_barrier = 0;
+      return true;
+    }
+    if (!segments.has_unsealed) return false;
+    segments.sealRetired();
+    this.#free_barrier = barriers.cover();
+    return true;
+  }
+
+  /** Walks until a segment can be freed, or the round is full, or the dirty tail is met. False: there was nothing. */
+  #walk(dirty_seg: number, dirty_off: number): boolean {
+    const reader = this.#reader;
+    let ksets = 0;
+    let frees_segment = false;
+    while (ksets < ROUND_KSETS && !frees_segment) {
+      if (reader.seg === dirty_seg && reader.off === dirty_off) break;
+      const kind = reader.read();
+      if (kind === LOG_END) return this.#state.failLog();
+      if (kind === LOG_KEYS) {
+        frees_segment = this.#countKeys();
+        ksets++;
+      } else {
+        this.#left[this.#left_count++] = reader.seg;
+        frees_segment = true;
+      }
+      reader.advance(kind);
+    }
+    const { key_tail } = this.#state.cache;
+    if (reader.seg === key_tail.seg && reader.off === key_tail.off) {
+      this.#state.wants_space = false; // there is nothing to be had
+      return false;
+    }
+    this.#state.counters.gc_ksets += ksets;
+    key_tail.store(reader.seg, reader.off);
+    this.#tail_barrier = this.#state.barriers.cover();
+    return true;
+  }
+
+  /** Counts the keys of the kset just read. Returns whether a segment has none left. */
+  #countKeys(): boolean {
+    const { words } = this.#reader;
+    const { generations } = this.#state.cache;
+    const { segments } = this.#state;
+    let frees_segment = false;
+    for (let i = 0; i < this.#reader.key_num; i++) {
+      const at = this.#reader.keyAt(i);
+      const seg = keySeg(words, at);
+      if (keyGen(words, at) !== generations.get(seg)) continue;
+      if (this.#dropped[seg] === 0) this.#touched[this.#touched_count++] = seg;
+      this.#dropped[seg] = this.#dropped[seg]! + 1;
+      if (this.#dropped[seg] === segments.keys(seg)) frees_segment = true;
+    }
+    return frees_segment;
+  }
+
+  /** The new key tail is durable: the references go. */
+  #drop(): void {
+    const { segments, counters } = this.#state;
+    for (let i = 0; i < this.#touched_count; i++) {
+      const seg = this.#touched[i]!;
+      segments.dropKeys(seg, this.#dropped[seg]!);
+      this.#dropped[seg] = 0;
+    }
+    this.#touched_count = 0;
+    for (let i = 0; i < this.#left_count; i++) segments.dropLog(this.#left[i]!);
+    this.#left_count = 0;
+    this.#state.wants_space = false;
+    counters.gc_rounds++;
+  }
+}

@@ -1,0 +1,120 @@
+/**
+ * The checksums of the keys in each segment, for caches with data_crc.
+ *
+ * A checksum covers a key as it was written; an extent that was cut later must still find its key. Keys lie in a
+ * segment one after another, so a sorted table for each segment, of two 32-bit words a key, answers that by bisection.
+ *
+ * Invariants: a table is sorted by start, longer keys first; a key lies in its data area; keys of one segment
+ * overlap only where one is a part of the other (a part that was logged again, DESIGN §3).
+ *
+ * Word 0: start in the data area (18 bits from bit 14), sectors (14 bits). Word 1: the checksum.
+ *
+ * @module
+ */
+
+import { classFor, classWords, RunArena } from "./run_arena.ts";
+
+const ENTRY_WORDS = 2;
+const NO_CLASS = 0xff;
+const SECTORS_BITS = 14;
+const SECTORS_MASK = (1 << SECTORS_BITS) - 1;
+
+/** Sorts by start, then longer first. */
+function orderOf(start: number, sectors: number): number {
+  return start * (SECTORS_MASK + 1) + (SECTORS_MASK - sectors);
+}
+
+/** Checksum tables by cache segment. Starts and lengths are in sectors of a data area. */
+export class KeySums {
+  readonly #arena = new RunArena();
+  readonly #run: Uint32Array;
+  readonly #count: Uint32Array;
+  readonly #class: Uint8Array;
+  /** What `find` found. */
+  found_start = 0;
+  found_sectors = 0;
+  found_crc = 0;
+
+  constructor(segments: number) {
+    this.#run = new Uint32Array(segments);
+    this.#count = new Uint32Array(segments);
+    this.#class = new Uint8Array(segments).fill(NO_CLASS);
+  }
+
+  /** Memory held by the tables, in bytes. */
+  get run_bytes(): number {
+    return this.#arena.used_words * 4;
+  }
+
+  /** Enters a key's checksum; the same key again replaces it. */
+  add(seg: number, start: number, sectors: number, crc: number): void {
+    const order = orderOf(start, sectors);
+    const at = this.#upperBound(seg, order);
+    if (at > 0 && this.#orderAt(seg, at - 1) === order) {
+      this.#arena.words[this.#run[seg]! + (at - 1) * ENTRY_WORDS + 1] = crc;
+      return;
+    }
+    this.#makeRoom(seg);
+    const words = this.#arena.words;
+    const entry = this.#run[seg]! + at * ENTRY_WORDS;
+    const end = this.#run[seg]! + this.#count[seg]! * ENTRY_WORDS;
+    if (entry < end) words.copyWithin(entry + ENTRY_WORDS, entry, end);
+    words[entry] = order;
+    words[entry + 1] = crc;
+    this.#count[seg] = this.#count[seg]! + 1;
+  }
+
+  /** Finds a key that covers the range: true, and `found_*` tell which. */
+  find(seg: number, start: number, sectors: number): boolean {
+    for (let at = this.#upperBound(seg, orderOf(start, 0)) - 1; at >= 0; at--) {
+      const order = this.#orderAt(seg, at);
+      const key_start = order >>> SECTORS_BITS;
+      const key_sectors = SECTORS_MASK - (order & SECTORS_MASK);
+      if (key_start + key_sectors < start + sectors) continue;
+      this.found_start = key_start;
+      this.found_sectors = key_sectors;
+      this.found_crc = this.#arena.words[this.#run[seg]! + at * ENTRY_WORDS + 1]!;
+      return true;
+    }
+    return false;
+  }
+
+  /** Forgets a segment's keys: its bytes are dead. */
+  clear(seg: number): void {
+    if (this.#class[seg] !== NO_CLASS) this.#arena.put(this.#run[seg]!, this.#class[seg]!);
+    this.#class[seg] = NO_CLASS;
+    this.#count[seg] = 0;
+  }
+
+  #orderAt(seg: number, at: number): number {
+    return this.#arena.words[this.#run[seg]! + at * ENTRY_WORDS]!;
+  }
+
+  /** How many entries sort at or before `order`. Keys come nearly in order: the last one is looked at first. */
+  #upperBound(seg: number, order: number): number {
+    let high = this.#count[seg]!;
+    if (high === 0 || this.#orderAt(seg, high - 1) <= order) return high;
+    let low = 0;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (this.#orderAt(seg, middle) <= order) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  #makeRoom(seg: number): void {
+    const size_class = this.#class[seg]!;
+    const needed = (this.#count[seg]! + 1) * ENTRY_WORDS;
+    if (size_class !== NO_CLASS && needed <= classWords(size_class)) return;
+    const grown_class = classFor(needed);
+    const grown = this.#arena.take(grown_class);
+    if (size_class !== NO_CLASS) {
+      const run = this.#run[seg]!;
+      this.#arena.words.copyWithin(grown, run, run + this.#count[seg]! * ENTRY_WORDS);
+      this.#arena.put(run, size_class);
+    }
+    this.#run[seg] = grown;
+    this.#class[seg] = grown_class;
+  }
+}

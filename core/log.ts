@@ -1,0 +1,289 @@
+/**
+ * The log: keys are staged in memory, and committed as ksets (FORMAT, "Key set").
+ *
+ * A commit takes what is staged, lays out its ksets from the key head on, and then
+ *
+ *   1. stores the end mark behind each kset and clears the start of each segment the log goes on in;
+ *   2. waits for a barrier, which also covers the data that the keys name;
+ *   3. stores the ksets and last ksets;
+ *   4. waits for a barrier. Only then are the keys durable, and flushes that waited for them answered.
+ *
+ * So at any crash the log ends at a place where either a whole kset or zeroes were made durable before, and no
+ * kset is ever valid before its data. One queue thread feeds this log, so there is one kset stream and the log is in the order in which
+ * keys were appended (DESIGN §3 allows several; the format does not tell).
+ *
+ * Invariants: `durable <= planned <= appended`, counted in keys since the start; staged keys are those from
+ * `durable` on, at most STAGED_KEYS; `head` is where the next kset goes, behind the last durable one.
+ *
+ * @module
+ */
+
+import { assert } from "./assert.ts";
+import type { Barriers } from "./barriers.ts";
+import {
+  KEY_WORDS,
+  KSET_HEADER_BYTES,
+  KSET_HEADER_WORDS,
+  KSET_MAX_BYTES,
+  KSET_MAX_KEYS,
+  ksetBytes,
+  putKey,
+  putLastKset,
+  sealKset,
+} from "./format.ts";
+import type { OpenedCache } from "./media.ts";
+import type { Memory } from "./platform.ts";
+import type { Segments } from "./segments.ts";
+
+/** Most keys staged: what a second of small writes can bring where commits wait for a disk. */
+export const STAGED_KEYS = 1 << 18;
+/** Most ksets in one commit; more are committed by the next. */
+const COMMIT_KSETS = 1024;
+/** A kset is closed this long after its first key (FORMAT's kernel does the same). */
+export const KSET_AGE_MS = 1000;
+
+const IDLE = 0;
+const MARKING = 1;
+const STORING = 2;
+
+const END_MARK = new Uint8Array(KSET_HEADER_BYTES);
+
+/** The log's writing end. */
+export class Log {
+  readonly #cache: OpenedCache;
+  readonly #memory: Memory;
+  readonly #segments: Segments;
+  readonly #barriers: Barriers;
+  readonly #kset_keys: number;
+
+  /** A ring of keys: key number `n` is at `n % STAGED_KEYS`. */
+  readonly #staged = new Uint32Array(STAGED_KEYS * KEY_WORDS);
+  readonly #kset_words = new Uint32Array(Math.ceil(KSET_MAX_BYTES / 4));
+  readonly #kset = new Uint8Array(this.#kset_words.buffer);
+  #appended = 0;
+  #planned = 0;
+  #durable = 0;
+  #reserved = 0;
+  #first_staged_ms = 0;
+  #wanted = 0;
+
+  #head_seg: number;
+  #head_off: number;
+  #state = IDLE;
+  #barrier = 0;
+  #plan_count = 0;
+  /** The plan, a row a kset: where it goes, how many keys; 0 keys: a last kset naming segment `#plan_next`. */
+  readonly #plan_seg = new Uint32Array(2 * COMMIT_KSETS);
+  readonly #plan_off = new Uint32Array(2 * COMMIT_KSETS);
+  readonly #plan_keys = new Uint32Array(2 * COMMIT_KSETS);
+  readonly #plan_next = new Uint32Array(2 * COMMIT_KSETS);
+  #ksets_written = 0;
+
+  /** `head_seg`, `head_off`: the key head that replay found. */
+  constructor(
+    cache: OpenedCache,
+    memory: Memory,
+    segments: Segments,
+    barriers: Barriers,
+    head_seg: number,
+    head_off: number,
+  ) {
+    this.#cache = cache;
+    this.#memory = memory;
+    this.#segments = segments;
+    this.#barriers = barriers;
+    this.#head_seg = head_seg;
+    this.#head_off = head_off;
+    // A segment must hold a kset, and behind it either the end mark or a last kset.
+    const room = cache.data_bytes - 2 * KSET_HEADER_BYTES;
+    this.#kset_keys = Math.min(KSET_MAX_KEYS, Math.floor(room / (KEY_WORDS * 4)));
+  }
+
+  /** Key head: segment of the next kset. */
+  get head_seg(): number {
+    return this.#head_seg;
+  }
+
+  /** Key head: offset of the next kset in its segment's data area. */
+  get head_off(): number {
+    return this.#head_off;
+  }
+
+  /** How many keys were appended since the start. */
+  get appended(): number {
+    return this.#appended;
+  }
+
+  /** How many of them are durable. */
+  get durable(): number {
+    return this.#durable;
+  }
+
+  get ksets_written(): number {
+    return this.#ksets_written;
+  }
+
+  /** How many keys may still be reserved. */
+  get available(): number {
+    return STAGED_KEYS - (this.#appended - this.#durable) - this.#reserved;
+  }
+
+  /** Sets room aside for keys that come later, so that a write never finds the log full after it took space. */
+  reserve(keys: number): void {
+    assert(keys <= this.available, "room in the log is checked before it is reserved");
+    this.#reserved += keys;
+  }
+
+  unreserve(keys: number): void {
+    assert(keys <= this.#reserved, "what was reserved is given back");
+    this.#reserved -= keys;
+  }
+
+  /**
+   * Stages a key whose bytes are in place and persisted; the room was reserved, one key of it is used up. The
+   * segment counts the key from now on. Units as in `putKey`.
+   */
+  append(
+    off: number,
+    len: number,
+    flags: number,
+    seg: number,
+    seg_off: number,
+    crc: number,
+    now_ms: number,
+  ): void {
+    this.unreserve(1);
+    if (this.#appended === this.#planned) this.#first_staged_ms = now_ms;
+    const at = (this.#appended % STAGED_KEYS) * KEY_WORDS;
+    const gen = this.#cache.generations.get(seg);
+    putKey(this.#staged, at, off, len, flags, seg, seg_off, gen, crc);
+    this.#appended++;
+    this.#segments.addKey(seg);
+  }
+
+  /** Asks for everything appended so far to be durable soon. */
+  want(): void {
+    this.#wanted = this.#appended;
+  }
+
+  /** When the staged keys are due, in ms of the engine's clock; Infinity: none are. */
+  dueMs(): number {
+    return this.#appended === this.#planned ? Infinity : this.#first_staged_ms + KSET_AGE_MS;
+  }
+
+  /** Takes the commit as far as it goes. Returns whether anything changed. */
+  step(now_ms: number): boolean {
+    if (this.#state === IDLE) return this.#isDue(now_ms) && this.#plan(now_ms);
+    if (!this.#barriers.isDone(this.#barrier)) return false;
+    if (this.#state === MARKING) this.#store();
+    else this.#finish();
+    return true;
+  }
+
+  #isDue(now_ms: number): boolean {
+    const staged = this.#appended - this.#planned;
+    if (staged === 0) return false;
+    const enough = this.#memory.barrier_is_cheap ? this.#kset_keys : STAGED_KEYS / 4;
+    return staged >= enough || this.#isForced(now_ms);
+  }
+
+  /** Whether a kset that is not full is to be closed, too. */
+  #isForced(now_ms: number): boolean {
+    return this.#wanted > this.#planned || now_ms >= this.dueMs();
+  }
+
+  /** Lays out the ksets and stores the end marks. False: there is no segment for the log to go on in. */
+  #plan(now_ms: number): boolean {
+    let seg = this.#head_seg;
+    let off = this.#head_off;
+    const staged = this.#appended - this.#planned;
+    const is_forced = this.#isForced(now_ms);
+    let left = is_forced ? staged : staged - staged % this.#kset_keys;
+    const most = left;
+    this.#plan_count = 0;
+    for (let ksets = 0; left > 0 && ksets < COMMIT_KSETS; ksets++) {
+      const keys = Math.min(left, this.#kset_keys);
+      if (off + ksetBytes(keys) + KSET_HEADER_BYTES > this.#cache.data_bytes) {
+        const next = this.#segments.takeForLog();
+        if (next < 0) break;
+        this.#planRow(seg, off, 0, next);
+        seg = next;
+        off = 0;
+        this.#mark(seg, off);
+      }
+      this.#planRow(seg, off, keys, 0);
+      off += ksetBytes(keys);
+      this.#mark(seg, off);
+      left -= keys;
+    }
+    const taken = most - left;
+    if (taken === 0) {
+      assert(this.#plan_count === 0, "a segment taken for the log is used");
+      return false;
+    }
+    this.#planned += taken;
+    if (is_forced) this.#first_staged_ms = 0; // what did not fit is as old: it stays due
+    this.#barrier = this.#barriers.cover();
+    this.#state = MARKING;
+    return true;
+  }
+
+  #planRow(seg: number, off: number, keys: number, next: number): void {
+    this.#plan_seg[this.#plan_count] = seg;
+    this.#plan_off[this.#plan_count] = off;
+    this.#plan_keys[this.#plan_count] = keys;
+    this.#plan_next[this.#plan_count] = next;
+    this.#plan_count++;
+  }
+
+  #mark(seg: number, off: number): void {
+    this.#put(seg, off, END_MARK, KSET_HEADER_BYTES);
+  }
+
+  /** The data and the end marks are durable: stores the ksets. */
+  #store(): void {
+    let key = this.#durable;
+    for (let row = 0; row < this.#plan_count; row++) {
+      const seg = this.#plan_seg[row]!;
+      const off = this.#plan_off[row]!;
+      const keys = this.#plan_keys[row]!;
+      if (keys === 0) {
+        putLastKset(this.#kset, 0, this.#plan_next[row]!);
+        this.#put(seg, off, this.#kset, KSET_HEADER_BYTES);
+        continue;
+      }
+      this.#copyKeys(key, keys);
+      sealKset(this.#kset, 0, keys);
+      this.#put(seg, off, this.#kset, ksetBytes(keys));
+      key += keys;
+      this.#ksets_written++;
+    }
+    assert(key === this.#planned, "a commit stores the keys it planned");
+    this.#barrier = this.#barriers.cover();
+    this.#state = STORING;
+  }
+
+  #copyKeys(first: number, keys: number): void {
+    for (let i = 0; i < keys; i++) {
+      const from = ((first + i) % STAGED_KEYS) * KEY_WORDS;
+      const to = KSET_HEADER_WORDS + i * KEY_WORDS;
+      for (let word = 0; word < KEY_WORDS; word++) {
+        this.#kset_words[to + word] = this.#staged[from + word]!;
+      }
+    }
+  }
+
+  #put(seg: number, off: number, bytes: Uint8Array, len_bytes: number): void {
+    const addr = this.#cache.dataAddr(seg, off);
+    this.#memory.write(addr, bytes, len_bytes);
+    this.#memory.persist(addr, len_bytes);
+  }
+
+  #finish(): void {
+    const row = this.#plan_count - 1;
+    this.#head_seg = this.#plan_seg[row]!;
+    this.#head_off = this.#plan_off[row]! + ksetBytes(this.#plan_keys[row]!);
+    this.#durable = this.#planned;
+    this.#state = IDLE;
+  }
+}

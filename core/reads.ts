@@ -1,0 +1,228 @@
+/**
+ * Reads: a walk over the index that turns a range into pieces.
+ *
+ * A hit is a piece of the segment it lies in, verified first where keys carry checksums. A placeholder is waited for. A hole
+ * becomes one or more fills. When nothing is left to wait for, the request is answered with its pieces.
+ *
+ * Invariants:
+ * - a read starts its first fill only when there is buffer space for everything that it may still need, so reads never
+ *   wait for each other in a circle;
+ * - a piece pins its segment, or references its fill, until the request is released: nothing it names is reused before the
+ *   reply has left.
+ *
+ * @module
+ */
+
+import { EIO } from "./errors.ts";
+import { SUBTREE_SECTORS } from "./extent_index.ts";
+import type { Fills, FillWaiter } from "./fills.ts";
+import { SECTOR_BYTES } from "./format.ts";
+import { PENDING, READ, RequestQueue } from "./requests.ts";
+import type { EngineState } from "./state.ts";
+
+/** How far a walk came. */
+const COMPLETE = 0;
+const NO_ROOM = 1;
+const DAMAGED = 2;
+
+/** The reading half of the engine. */
+export class Reads implements FillWaiter {
+  readonly #state: EngineState;
+  readonly #fills: Fills;
+  /** Reads that wait for buffers or pieces, in order. */
+  readonly #waiting: RequestQueue;
+  /** The key that this walk verified last: its neighbours in the range need not do it again. */
+  #verified_seg = -1;
+  #verified_from = 0;
+  #verified_to = 0;
+
+  constructor(state: EngineState, fills: Fills) {
+    this.#state = state;
+    this.#fills = fills;
+    this.#waiting = new RequestQueue(state.requests);
+  }
+
+  /** A read of bytes inside the cached device. Returns its slot; -1: all are in use. */
+  begin(off_bytes: number, len_bytes: number): number {
+    const slot = this.#state.requests.take(READ, off_bytes, len_bytes, false);
+    if (slot < 0) return -1;
+    this.#state.counters.reads++;
+    if (!this.#attempt(slot)) {
+      this.#state.counters.waited++;
+      this.#waiting.push(slot);
+    }
+    return slot;
+  }
+
+  /** Starts waiting reads whose turn has come. Returns whether any was. */
+  step(): boolean {
+    let any = false;
+    for (let slot = this.#waiting.peek(); slot >= 0; slot = this.#waiting.peek()) {
+      // An attempt may link the slot into another queue: it is out of this one first, or stays its first.
+      const after = this.#waiting.afterFirst();
+      if (!this.#attempt(slot)) break;
+      this.#waiting.dropFirst(after);
+      any = true;
+    }
+    return any;
+  }
+
+  /** A fill that a read's piece waited for has ended. */
+  filled(piece: number, errno: number): void {
+    const { pieces, requests } = this.#state;
+    const slot = pieces.request[piece]!;
+    if (errno !== 0) requests.error[slot] = errno;
+    this.#wake(slot);
+  }
+
+  /** One thing less to wait for; the last one answers. */
+  #wake(slot: number): void {
+    const { requests } = this.#state;
+    requests.waits[slot] = requests.waits[slot]! - 1;
+    if (requests.waits[slot] === 0) this.#state.answer(slot, requests.error[slot]!);
+  }
+
+  /** Walks the range. False: there was no room, nothing was changed, try later. */
+  #attempt(slot: number): boolean {
+    const { requests, pieces } = this.#state;
+    const off_bytes = requests.off_bytes[slot]!;
+    const from = Math.floor(off_bytes / SECTOR_BYTES);
+    const to = Math.ceil((off_bytes + requests.len_bytes[slot]!) / SECTOR_BYTES);
+    if (pieces.pool.available < to - from) return false;
+
+    requests.state[slot] = PENDING;
+    requests.waits[slot] = 1; // for this walk
+    const result = this.#walk(slot, from, to);
+    if (result === COMPLETE) {
+      this.#wake(slot);
+      return true;
+    }
+    this.#unwait(slot);
+    this.#fills.releasePieces(slot);
+    if (result === DAMAGED) this.#state.answer(slot, EIO);
+    return result !== NO_ROOM;
+  }
+
+  /** The request no longer waits for the fills its pieces name. */
+  #unwait(slot: number): void {
+    const { requests, pieces } = this.#state;
+    let piece = requests.first_piece[slot]!;
+    for (; piece >= 0; piece = pieces.next[piece]!) {
+      if (pieces.fill[piece]! < 0) continue;
+      this.#fills.cancel(piece);
+      pieces.fill[piece] = -1;
+    }
+  }
+
+  #walk(slot: number, from: number, to: number): number {
+    const { index, buffers } = this.#state;
+    this.#verified_seg = -1;
+    let has_room = false;
+    let sector = from;
+    while (sector < to) {
+      const subtree = sector - (sector % SUBTREE_SECTORS);
+      const limit = Math.min(to, subtree + SUBTREE_SECTORS);
+      const extent = index.find(sector);
+      const start = extent < 0 ? limit : subtree + index.start(extent);
+      if (start > sector || !index.isLive(extent)) {
+        has_room ||= buffers.free_sectors >= to - sector;
+        if (!has_room) return NO_ROOM;
+        sector = this.#readHole(slot, sector, this.#holeEnd(sector, limit));
+        continue;
+      }
+      const stop = Math.min(limit, start + index.sectors(extent));
+      if (index.isPlaceholder(extent)) {
+        this.#waitFor(slot, index.fill(extent), sector, stop);
+      } else if (this.#verify(extent)) {
+        this.#hit(slot, index.segment(extent), index.place(extent) + sector - start, sector, stop);
+      } else {
+        this.#state.counters.checksum_failures++;
+        if (!index.isClean(extent)) return DAMAGED;
+        this.#state.counters.healed++;
+        index.remove(start, index.sectors(extent)); // read anew, from the backing device
+        continue;
+      }
+      sector = stop;
+    }
+    return COMPLETE;
+  }
+
+  /** Where the hole that `sector` lies in ends, at most `limit`; dead extents are part of it. */
+  #holeEnd(sector: number, limit: number): number {
+    const { index } = this.#state;
+    const subtree = sector - (sector % SUBTREE_SECTORS);
+    while (sector < limit) {
+      const extent = index.find(sector);
+      if (extent < 0) return limit;
+      const start = subtree + index.start(extent);
+      if (index.isLive(extent)) return Math.min(limit, start);
+      sector = start + index.sectors(extent);
+    }
+    return limit;
+  }
+
+  /** Starts fills for a hole. Returns its end. */
+  #readHole(slot: number, from: number, to: number): number {
+    let sector = from;
+    while (sector < to) {
+      const fill = this.#fills.start(sector, to - sector);
+      const stop = sector + this.#fills.sectorsOf(fill);
+      this.#waitFor(slot, fill, sector, stop);
+      sector = stop;
+    }
+    return to;
+  }
+
+  #waitFor(slot: number, fill: number, sector: number, stop: number): void {
+    const { requests } = this.#state;
+    const piece = this.#append(slot, this.#fills.addrOf(fill, sector), sector, stop);
+    this.#fills.await(fill, piece);
+    requests.waits[slot] = requests.waits[slot]! + 1;
+  }
+
+  #hit(slot: number, seg: number, place: number, sector: number, stop: number): void {
+    const { requests, pieces, segments, cache } = this.#state;
+    const addr = cache.dataAddr(seg, place * SECTOR_BYTES);
+    const last = requests.last_piece[slot]!;
+    if (
+      last >= 0 && pieces.seg[last] === seg && pieces.addr[last]! + pieces.len_bytes[last]! === addr
+    ) {
+      pieces.len_bytes[last] = pieces.len_bytes[last]! + this.#bytesOf(slot, sector, stop);
+      return;
+    }
+    const piece = this.#append(slot, addr, sector, stop);
+    pieces.seg[piece] = seg;
+    segments.pin(seg);
+  }
+
+  /** Appends a piece for sectors that lie at `addr`, cut to the request's bytes. */
+  #append(slot: number, addr: number, sector: number, stop: number): number {
+    const off_bytes = this.#state.requests.off_bytes[slot]!;
+    const skip_bytes = Math.max(0, off_bytes - sector * SECTOR_BYTES);
+    const { requests, pieces } = this.#state;
+    return pieces.append(requests, slot, addr + skip_bytes, this.#bytesOf(slot, sector, stop));
+  }
+
+  /** How many of the request's bytes lie in the sectors. */
+  #bytesOf(slot: number, sector: number, stop: number): number {
+    const off_bytes = this.#state.requests.off_bytes[slot]!;
+    const end_bytes = off_bytes + this.#state.requests.len_bytes[slot]!;
+    return Math.min(stop * SECTOR_BYTES, end_bytes) - Math.max(sector * SECTOR_BYTES, off_bytes);
+  }
+
+  #verify(extent: number): boolean {
+    const { index, sums } = this.#state;
+    if (sums === null) return true;
+    const seg = index.segment(extent);
+    const place = index.place(extent);
+    const sectors = index.sectors(extent);
+    const is_known = seg === this.#verified_seg && place >= this.#verified_from &&
+      place + sectors <= this.#verified_to;
+    if (is_known) return true;
+    if (!this.#state.verify(seg, place, sectors)) return false;
+    this.#verified_seg = seg;
+    this.#verified_from = sums.found_start;
+    this.#verified_to = sums.found_start + sums.found_sectors;
+    return true;
+  }
+}

@@ -1,0 +1,137 @@
+/**
+ * Replay: from the log on the media to the index, the references and the checksum tables.
+ *
+ * The walk goes from the key tail to the first place that holds no valid kset: that is the key head. It reads no
+ * data and writes nothing, so it may be cut short anywhere and started again.
+ *
+ * A key counts when its generation is its segment's. An older one is dead. A newer one proves that the segment's
+ * generation slots were lost: its generation is taken over, and keys counted for the segment so far are not.
+ *
+ * @module
+ */
+
+import { CacheError } from "./errors.ts";
+import type { ExtentIndex } from "./extent_index.ts";
+import {
+  KEY_CLEAN,
+  keyCrc,
+  keyFlags,
+  keyGen,
+  keyLen,
+  keyOff,
+  keySeg,
+  keySegOff,
+  SECTOR_BYTES,
+} from "./format.ts";
+import type { KeySums } from "./key_sums.ts";
+import { LOG_END, LOG_KEYS, LOG_LAST, LogReader } from "./log_reader.ts";
+import type { OpenedCache } from "./media.ts";
+import type { Memory } from "./platform.ts";
+import type { Segments } from "./segments.ts";
+
+/** What replay fills, and what it found. */
+export interface Replayed {
+  /** Key head. */
+  readonly head_seg: number;
+  readonly head_off: number;
+  readonly keys: number;
+  /** Bytes of dirty keys between the dirty tail and the key head, each write counted. */
+  readonly dirty_bytes: number;
+}
+
+/** The tables that replay fills; all empty before. `sums` is null without data_crc. */
+export interface ReplayTables {
+  readonly index: ExtentIndex;
+  readonly segments: Segments;
+  readonly sums: KeySums | null;
+}
+
+/**
+ * Replays the log of `cache` for a cached device of `size_bytes`. Throws `CacheError` for everything that FORMAT
+ * ("What a reader must refuse") says of ksets, keys and the log.
+ */
+export function replay(
+  cache: OpenedCache,
+  memory: Memory,
+  size_bytes: number,
+  tables: ReplayTables,
+): Replayed {
+  const { key_tail, dirty_tail } = cache;
+  const reader = new LogReader(cache, memory, key_tail.seg, key_tail.off);
+  let keys = 0;
+  let dirty_bytes = 0;
+  let met_dirty_tail = false;
+  tables.segments.claimForLog(reader.seg);
+
+  for (;;) {
+    met_dirty_tail ||= reader.seg === dirty_tail.seg && reader.off === dirty_tail.off;
+    const kind = reader.read();
+    if (kind === LOG_END) break;
+    if (kind === LOG_KEYS) {
+      for (let i = 0; i < reader.key_num; i++) {
+        reader.checkKey(i, size_bytes);
+        dirty_bytes += replayKey(cache, tables, reader, i, met_dirty_tail);
+      }
+      keys += reader.key_num;
+    }
+    if (kind === LOG_LAST) claimNext(reader, tables.segments);
+    reader.advance(kind);
+  }
+
+  if (!met_dirty_tail) {
+    throw new CacheError(
+      `dirty tail ${dirty_tail.seg}:${dirty_tail.off}: not in the log, which goes from ` +
+        `${key_tail.seg}:${key_tail.off} to ${reader.position}`,
+    );
+  }
+  checkLogSegments(cache, tables.segments);
+  tables.segments.settle();
+  return { head_seg: reader.seg, head_off: reader.off, keys, dirty_bytes };
+}
+
+/** Enters one key. Returns its length when it is dirty, else 0. */
+function replayKey(
+  cache: OpenedCache,
+  tables: ReplayTables,
+  reader: LogReader,
+  i: number,
+  behind_dirty_tail: boolean,
+): number {
+  const { words } = reader;
+  const at = reader.keyAt(i);
+  const seg = keySeg(words, at);
+  const gen = keyGen(words, at);
+  const current = cache.generations.get(seg);
+  if (gen < current) return 0;
+  if (gen > current) {
+    cache.generations.adopt(seg, gen);
+    tables.segments.forgetKeys(seg);
+    tables.sums?.clear(seg);
+  }
+  const len = keyLen(words, at);
+  const sectors = len / SECTOR_BYTES;
+  const place = keySegOff(words, at) / SECTOR_BYTES;
+  const is_clean = (keyFlags(words, at) & KEY_CLEAN) !== 0 || !behind_dirty_tail;
+  tables.index.insertCached(keyOff(words, at) / SECTOR_BYTES, sectors, seg, place, is_clean);
+  tables.segments.addKey(seg);
+  tables.sums?.add(seg, place, sectors, keyCrc(words, at));
+  return is_clean ? 0 : len;
+}
+
+function claimNext(reader: LogReader, segments: Segments): void {
+  if (segments.isLog(reader.next_seg)) {
+    throw new CacheError(
+      `last kset at ${reader.position}: next segment ${reader.next_seg}, but the log was there already`,
+    );
+  }
+  segments.claimForLog(reader.next_seg);
+}
+
+/** "Segments hold either ksets or data": a key that names a log segment was never written by a cache. */
+function checkLogSegments(cache: OpenedCache, segments: Segments): void {
+  for (let seg = 0; seg < cache.n_segs; seg++) {
+    if (segments.isLog(seg) && segments.keys(seg) > 0) {
+      throw new CacheError(`segment ${seg}: holds the log, but keys name it as holding data`);
+    }
+  }
+}

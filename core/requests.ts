@@ -1,0 +1,159 @@
+/**
+ * Requests and their pieces, as rows of typed arrays.
+ *
+ * A request is cut into pieces: memory ranges that its bytes come from (a read) or go to (a write), linked in the
+ * order of the request's bytes. Piece and request numbers are reused; -1 ends a list.
+ *
+ * Invariants:
+ * - a piece of a read pins the segment it lies in, or holds a reference on the fill whose buffer it lies in;
+ * - a piece of a write pins the segment it lies in until its key is in the log's staging area;
+ * - a request in a queue is in exactly one, linked by `next`.
+ *
+ * @module
+ */
+
+import { SlotPool } from "./slot_pool.ts";
+
+/** Most requests under way at once. */
+export const MAX_REQUESTS = 4096;
+/** Most pieces: a read of 32 MiB may be cut at every sector, several such at once wait for each other. */
+export const MAX_PIECES = 1 << 18;
+/** Longest request, in bytes (announced as NBD's maximum block size). */
+export const MAX_REQUEST_BYTES = 32 * 1024 * 1024;
+
+export const READ = 1;
+export const WRITE = 2;
+export const FLUSH = 3;
+
+/** Waits for space, buffers or pieces. */
+export const WAITING = 1;
+/** A write whose space is taken, which the caller has not been told yet. */
+export const PLACED = 2;
+/** A write whose payload is on its way. */
+export const RECEIVING = 3;
+/** Waits for fills, or for the log. */
+export const PENDING = 4;
+/** Its answer is known. */
+export const ANSWERED = 5;
+/** Its client vanished while it was in a queue: freed when its turn comes. */
+export const ABANDONED = 6;
+
+/** The request table. Every field is read and written by number: `requests.error[slot]`. */
+export class Requests {
+  readonly pool: SlotPool = new SlotPool(MAX_REQUESTS);
+  readonly kind: Uint8Array = new Uint8Array(MAX_REQUESTS);
+  readonly state: Uint8Array = new Uint8Array(MAX_REQUESTS);
+  readonly fua: Uint8Array = new Uint8Array(MAX_REQUESTS);
+  readonly error: Uint8Array = new Uint8Array(MAX_REQUESTS);
+  readonly off_bytes: Float64Array = new Float64Array(MAX_REQUESTS);
+  readonly len_bytes: Uint32Array = new Uint32Array(MAX_REQUESTS);
+  /** How many fills are still to come before it can go on. */
+  readonly waits: Uint32Array = new Uint32Array(MAX_REQUESTS);
+  /** The log must be durable up to here before the answer. */
+  readonly log_target: Float64Array = new Float64Array(MAX_REQUESTS);
+  readonly first_piece: Int32Array = new Int32Array(MAX_REQUESTS);
+  readonly last_piece: Int32Array = new Int32Array(MAX_REQUESTS);
+  readonly next: Int32Array = new Int32Array(MAX_REQUESTS);
+
+  /** A fresh row; -1 when all are in use. */
+  take(kind: number, off_bytes: number, len_bytes: number, fua: boolean): number {
+    const slot = this.pool.take();
+    if (slot < 0) return -1;
+    this.kind[slot] = kind;
+    this.state[slot] = WAITING;
+    this.fua[slot] = fua ? 1 : 0;
+    this.error[slot] = 0;
+    this.off_bytes[slot] = off_bytes;
+    this.len_bytes[slot] = len_bytes;
+    this.waits[slot] = 0;
+    this.log_target[slot] = 0;
+    this.first_piece[slot] = -1;
+    this.last_piece[slot] = -1;
+    return slot;
+  }
+}
+
+/** The pieces of all requests. */
+export class Pieces {
+  readonly pool: SlotPool = new SlotPool(MAX_PIECES);
+  /** Where the bytes are, or go. */
+  readonly addr: Float64Array = new Float64Array(MAX_PIECES);
+  readonly len_bytes: Uint32Array = new Uint32Array(MAX_PIECES);
+  readonly next: Int32Array = new Int32Array(MAX_PIECES);
+  readonly request: Int32Array = new Int32Array(MAX_PIECES);
+  /** The pinned segment, or -1. */
+  readonly seg: Int32Array = new Int32Array(MAX_PIECES);
+  /** The fill it waits for or lies in, or -1. */
+  readonly fill: Int32Array = new Int32Array(MAX_PIECES);
+  /** The next piece that waits for the same fill. */
+  readonly next_waiter: Int32Array = new Int32Array(MAX_PIECES);
+  /** A write's key: first sector on the cached device, sectors (0 in a read), first sector in the data area of `seg`. */
+  readonly sector: Float64Array = new Float64Array(MAX_PIECES);
+  readonly sectors: Uint32Array = new Uint32Array(MAX_PIECES);
+  readonly place: Uint32Array = new Uint32Array(MAX_PIECES);
+
+  /** Appends a new piece to the request's list. The caller has checked that one is available. */
+  append(requests: Requests, slot: number, addr: number, len_bytes: number): number {
+    const piece = this.pool.take();
+    this.addr[piece] = addr;
+    this.len_bytes[piece] = len_bytes;
+    this.next[piece] = -1;
+    this.request[piece] = slot;
+    this.seg[piece] = -1;
+    this.fill[piece] = -1;
+    this.next_waiter[piece] = -1;
+    this.sectors[piece] = 0;
+    const last = requests.last_piece[slot]!;
+    if (last < 0) requests.first_piece[slot] = piece;
+    else this.next[last] = piece;
+    requests.last_piece[slot] = piece;
+    return piece;
+  }
+}
+
+/** Requests in order, linked through `Requests.next`. */
+export class RequestQueue {
+  readonly #requests: Requests;
+  #first = -1;
+  #last = -1;
+
+  constructor(requests: Requests) {
+    this.#requests = requests;
+  }
+
+  get is_empty(): boolean {
+    return this.#first < 0;
+  }
+
+  /** The one whose turn it is; -1: none. */
+  peek(): number {
+    return this.#first;
+  }
+
+  push(slot: number): void {
+    this.#requests.next[slot] = -1;
+    if (this.#last < 0) this.#first = slot;
+    else this.#requests.next[this.#last] = slot;
+    this.#last = slot;
+  }
+
+  /** The one behind the first, for `dropFirst`. */
+  afterFirst(): number {
+    return this.#requests.next[this.#first]!;
+  }
+
+  /** Takes the first one off, which has been linked elsewhere since; `after` was behind it. */
+  dropFirst(after: number): void {
+    this.#first = after;
+    if (after < 0) this.#last = -1;
+  }
+
+  /** Takes the first one; -1: none. */
+  shift(): number {
+    const slot = this.#first;
+    if (slot < 0) return -1;
+    this.#first = this.#requests.next[slot]!;
+    if (this.#first < 0) this.#last = -1;
+    return slot;
+  }
+}

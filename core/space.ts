@@ -1,0 +1,60 @@
+/**
+ * Space for data: the data head, which moves through one segment after another.
+ *
+ * Invariants: the data head's segment is pinned; what was taken is never taken again before its segment was retired;
+ * a range taken lies in one segment.
+ *
+ * @module
+ */
+
+import { assert } from "./assert.ts";
+import { SECTOR_BYTES } from "./format.ts";
+import type { Segments } from "./segments.ts";
+
+/** The data head. Units: sectors of a data area. */
+export class Space {
+  readonly #segments: Segments;
+  readonly #data_sectors: number;
+  #seg = -1;
+  #next = 0;
+  /** What the last `take` returned. */
+  taken_seg = 0;
+  taken_place = 0;
+  taken_sectors = 0;
+
+  /** `data_bytes`: size of a data area. */
+  constructor(segments: Segments, data_bytes: number) {
+    this.#segments = segments;
+    this.#data_sectors = Math.floor(data_bytes / SECTOR_BYTES);
+  }
+
+  /** How many sectors can be taken now, in all. */
+  get available_sectors(): number {
+    return this.#room() + this.#segments.free_for_data * this.#data_sectors;
+  }
+
+  /**
+   * Takes at most `sectors`, at least one, and pins their segment once; `taken_*` say what. The caller has checked
+   * `available_sectors`.
+   */
+  take(sectors: number): void {
+    if (this.#room() === 0) this.#moveOn();
+    this.taken_seg = this.#seg;
+    this.taken_place = this.#next;
+    this.taken_sectors = Math.min(sectors, this.#room());
+    this.#next += this.taken_sectors;
+    this.#segments.pin(this.#seg);
+  }
+
+  #room(): number {
+    return this.#seg < 0 ? 0 : this.#data_sectors - this.#next;
+  }
+
+  #moveOn(): void {
+    const left = this.#seg;
+    this.#seg = this.#segments.takeForData();
+    assert(this.#seg >= 0, "space was checked before it is taken");
+    this.#next = 0;
+    if (left >= 0) this.#segments.unpin(left);
+  }
+}

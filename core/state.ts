@@ -1,0 +1,125 @@
+/**
+ * What the parts of the engine share: the tables, and how a request is answered.
+ *
+ * @module
+ */
+
+import type { Barriers } from "./barriers.ts";
+import type { Buffers } from "./buffers.ts";
+import type { Counters } from "./counters.ts";
+import type { ExtentIndex } from "./extent_index.ts";
+import { KEY_CLEAN, SECTOR_BYTES } from "./format.ts";
+import type { KeySums } from "./key_sums.ts";
+import type { Log } from "./log.ts";
+import type { OpenedCache } from "./media.ts";
+import type { Backing, Memory } from "./platform.ts";
+import { ANSWERED, type Pieces, type RequestQueue, type Requests } from "./requests.ts";
+import type { Segments } from "./segments.ts";
+import type { Space } from "./space.ts";
+
+/** Longest key where it carries a checksum: a small read then verifies this much at most. 64 KiB. */
+const MAX_SUMMED_KEY_SECTORS = 128;
+/** Longest key otherwise (FORMAT, "Key"). 4 MiB. */
+const MAX_KEY_SECTORS = 8192;
+
+/** The tables of one engine. */
+export class EngineState {
+  now_ms: number;
+  /** When the last request came. */
+  last_request_ms = -Infinity;
+  /** Set when a fill found no space: GC makes some. */
+  wants_space = false;
+  /** Everything is to be written back as fast as possible. */
+  is_draining = false;
+  is_closing = false;
+
+  constructor(
+    readonly cache: OpenedCache,
+    readonly memory: Memory,
+    readonly backing: Backing,
+    readonly size_sectors: number,
+    readonly index: ExtentIndex,
+    readonly segments: Segments,
+    /** Null without data_crc. */
+    readonly sums: KeySums | null,
+    readonly barriers: Barriers,
+    readonly log: Log,
+    readonly space: Space,
+    readonly buffers: Buffers,
+    readonly requests: Requests,
+    readonly pieces: Pieces,
+    readonly placed: RequestQueue,
+    readonly answered: RequestQueue,
+    readonly counters: Counters,
+    now_ms: number,
+  ) {
+    this.now_ms = now_ms;
+  }
+
+  /** Most sectors of one key. */
+  get max_key_sectors(): number {
+    return this.sums === null ? MAX_KEY_SECTORS : MAX_SUMMED_KEY_SECTORS;
+  }
+
+  /** The request's answer is known. */
+  answer(slot: number, errno: number): void {
+    this.requests.error[slot] = errno;
+    this.requests.state[slot] = ANSWERED;
+    this.answered.push(slot);
+  }
+
+  /** A kset that was durable is not there any more: the medium is damaged. Returns false. */
+  failLog(): false {
+    this.counters.log_damaged++;
+    this.barriers.fail();
+    return false;
+  }
+
+  /**
+   * Whether the bytes at `place` of `seg` are what was written there: the checksum of the key they belong to is computed
+   * anew. True without data_crc. Units: sectors of the data area.
+   */
+  verify(seg: number, place: number, sectors: number): boolean {
+    const { sums } = this;
+    if (sums === null) return true;
+    if (!sums.find(seg, place, sectors)) return false;
+    const addr = this.cache.dataAddr(seg, sums.found_start * SECTOR_BYTES);
+    return this.memory.crc32c(addr, sums.found_sectors * SECTOR_BYTES) === sums.found_crc;
+  }
+
+  /**
+   * Enters bytes that lie in place into the cache: persists them, and makes them the newest of their range in index and log.
+   * Room in the log was reserved. `clean`: the backing device holds the same.
+   */
+  enter(sector: number, sectors: number, seg: number, place: number, clean: boolean): void {
+    const len_bytes = sectors * SECTOR_BYTES;
+    const addr = this.cache.dataAddr(seg, place * SECTOR_BYTES);
+    this.memory.persist(addr, len_bytes);
+    const crc = this.sums === null ? 0 : this.memory.crc32c(addr, len_bytes);
+    this.index.insertCached(sector, sectors, seg, place, clean);
+    this.logKey(sector, sectors, seg, place, clean, crc);
+  }
+
+  /** Logs a key for bytes that lie in place. Room in the log was reserved. */
+  logKey(
+    sector: number,
+    sectors: number,
+    seg: number,
+    place: number,
+    clean: boolean,
+    crc: number,
+  ): void {
+    this.sums?.add(seg, place, sectors, crc);
+    const len_bytes = sectors * SECTOR_BYTES;
+    if (!clean) this.counters.dirty_bytes += len_bytes;
+    this.log.append(
+      sector * SECTOR_BYTES,
+      len_bytes,
+      clean ? KEY_CLEAN : 0,
+      seg,
+      place * SECTOR_BYTES,
+      crc,
+      this.now_ms,
+    );
+  }
+}

@@ -1,0 +1,519 @@
+/**
+ * Write-back: brings what is dirty to the backing device, in batches of ksets from the dirty tail on.
+ *
+ * A batch keeps the newest version of each byte within it, sorted by address, neighbours merged, many writes under way.
+ * When all have ended the backing device is flushed, and only then the new dirty tail stored. So at any moment the backing
+ * device holds a prefix of the log, give or take the batch under way.
+ *
+ * What cannot be written now (the backing device refuses it, or its checksum is wrong) is logged again at the key head:
+ * same place, same generation. So the tails move on, the rest of the cache lives, and the range is tried again later. A part of a
+ * damaged key gets a checksum that does not fit, so that it stays damaged for whoever reads it.
+ *
+ * Invariants:
+ * - the writes of a batch do not overlap, and a batch starts only when the one before it has ended;
+ * - segments of a batch's keys need no pin: GC does not pass the durable dirty tail.
+ *
+ * @module
+ */
+
+import { ExtentIndex, SUBTREE_SECTORS } from "./extent_index.ts";
+import { MAX_FILL_READS } from "./fills.ts";
+import {
+  KEY_CLEAN,
+  KEY_WORDS,
+  keyCrc,
+  keyFlags,
+  keyGen,
+  keyLen,
+  keyOff,
+  keySeg,
+  keySegOff,
+  KSET_MAX_KEYS,
+  SECTOR_BYTES,
+} from "./format.ts";
+import { LOG_END, LOG_KEYS, LogReader } from "./log_reader.ts";
+import { type Gather, MAX_GATHER } from "./platform.ts";
+import { SlotPool } from "./slot_pool.ts";
+import type { EngineState } from "./state.ts";
+
+/** Most ksets in a batch. */
+const BATCH_KSETS = 64;
+const BATCH_KEYS = BATCH_KSETS * KSET_MAX_KEYS;
+/** Longest merged write, in sectors: 1 MiB. */
+const MAX_WRITE_SECTORS = 2048;
+/** Most writes under way, and most while requests keep coming. */
+const MAX_WRITES = 64;
+const MAX_WRITES_BUSY = 8;
+/** Ids of backing writes: FIRST_WRITE_ID .. FIRST_WRITE_ID+MAX_WRITES-1, then the flush. */
+const FIRST_WRITE_ID = MAX_FILL_READS;
+const FLUSH_ID = FIRST_WRITE_ID + MAX_WRITES;
+/** Without requests for this long, write-back need not hold back. */
+const QUIET_MS = 20;
+/** A small batch waits this long at most, for overwrites to fall into it. */
+const MAX_WAIT_MS = 1000;
+/** After a batch of which nothing could be written: the first and the longest pause. */
+const RETRY_MS = 500;
+const MAX_RETRY_MS = 8000;
+
+const IDLE = 0;
+const WRITING = 1;
+const FLUSHING = 2;
+const RELOGGING = 3;
+const STORING = 4;
+
+/** A range of a batch that could not be written. */
+interface Failed {
+  readonly sector: number;
+  readonly sectors: number;
+}
+
+/** The ranges of one backing write. */
+class Ranges implements Gather {
+  count = 0;
+  readonly sector: Float64Array = new Float64Array(MAX_GATHER);
+  readonly sectors: Uint32Array = new Uint32Array(MAX_GATHER);
+  readonly #addr = new Float64Array(MAX_GATHER);
+
+  addr(i: number): number {
+    return this.#addr[i]!;
+  }
+
+  len(i: number): number {
+    return this.sectors[i]! * SECTOR_BYTES;
+  }
+
+  add(sector: number, sectors: number, addr: number): void {
+    this.sector[this.count] = sector;
+    this.sectors[this.count] = sectors;
+    this.#addr[this.count] = addr;
+    this.count++;
+  }
+
+  get total_sectors(): number {
+    let sum = 0;
+    for (let i = 0; i < this.count; i++) sum += this.sectors[i]!;
+    return sum;
+  }
+}
+
+/** The write-back of one cache. */
+export class WriteBack {
+  readonly #state: EngineState;
+  /** Where the next batch starts; while a batch is under way, where it ends. */
+  readonly #reader: LogReader;
+  #batch_seg: number;
+  #batch_off: number;
+  #durable_seg: number;
+  #durable_off: number;
+  #stage = IDLE;
+  #barrier = 0;
+  #log_target = 0;
+  #last_end_ms = -Infinity;
+  #retry_at_ms = -Infinity;
+  #retry_ms = RETRY_MS;
+
+  /** The batch: its dirty keys as they stand in the log, and their numbers sorted by subtree, then by age. */
+  readonly #keys = new Uint32Array(BATCH_KEYS * KEY_WORDS);
+  readonly #order = new Float64Array(BATCH_KEYS);
+  #key_count = 0;
+  #was_full = false;
+  #next_key = 0;
+  /** One subtree of the batch, the newest version of each sector. */
+  readonly #merged: ExtentIndex;
+  #merged_base = 0;
+  #merged_next = SUBTREE_SECTORS;
+
+  readonly #ids = new SlotPool(MAX_WRITES);
+  readonly #writes: Ranges[] = [];
+  /** Ranges of a failed write that are tried again one by one. */
+  #retries: { sector: number; sectors: number; addr: number }[] = [];
+  #failed: Failed[] = [];
+  #written_bytes = 0;
+
+  constructor(state: EngineState) {
+    this.#state = state;
+    const { cache, memory } = state;
+    const { seg, off } = cache.dirty_tail;
+    this.#reader = new LogReader(cache, memory, seg, off);
+    this.#batch_seg = this.#durable_seg = seg;
+    this.#batch_off = this.#durable_off = off;
+    this.#merged = new ExtentIndex(SUBTREE_SECTORS, { low: () => 0 });
+    for (let i = 0; i < MAX_WRITES; i++) this.#writes.push(new Ranges());
+  }
+
+  /** The durable dirty tail: segment. GC may go up to here. */
+  get durable_seg(): number {
+    return this.#durable_seg;
+  }
+
+  /** The durable dirty tail: offset in the segment's data area. */
+  get durable_off(): number {
+    return this.#durable_off;
+  }
+
+  get is_idle(): boolean {
+    return this.#stage === IDLE;
+  }
+
+  /** Whether the log holds nothing behind the dirty tail. */
+  get is_done(): boolean {
+    return this.#stage === IDLE && !this.#hasMore();
+  }
+
+  /** When `step` has something to do, in ms of the engine's clock; Infinity: nothing. */
+  dueMs(): number {
+    if (this.#stage !== IDLE || !this.#hasMore() || this.#state.is_closing) return Infinity;
+    if (this.#state.is_draining) return this.#retry_at_ms;
+    const quiet_ms = this.#state.last_request_ms + QUIET_MS;
+    const waited_ms = this.#last_end_ms + MAX_WAIT_MS;
+    return Math.max(this.#retry_at_ms, Math.min(quiet_ms, waited_ms));
+  }
+
+  /** Takes the batch as far as it goes. Returns whether anything changed. */
+  step(is_starved: boolean): boolean {
+    switch (this.#stage) {
+      case IDLE:
+        return this.#begin(is_starved);
+      case WRITING:
+        return this.#write(is_starved);
+      case RELOGGING:
+        return this.#relog();
+      case STORING:
+        return this.#end();
+      default:
+        return false;
+    }
+  }
+
+  /** Whether backing request `id` is one of these. */
+  owns(id: number): boolean {
+    return id >= FIRST_WRITE_ID;
+  }
+
+  /** The backing request `id` has ended. */
+  done(id: number, errno: number): void {
+    if (id === FLUSH_ID) this.#flushed(errno);
+    else this.#wrote(id - FIRST_WRITE_ID, errno);
+  }
+
+  #hasMore(): boolean {
+    const { log } = this.#state;
+    return this.#reader.seg !== log.head_seg || this.#reader.off !== log.head_off;
+  }
+
+  #begin(is_starved: boolean): boolean {
+    const { now_ms, is_closing, is_draining, barriers, segments } = this.#state;
+    if (is_closing || barriers.has_failed || !this.#hasMore()) return false;
+    if (now_ms < this.#retry_at_ms) return false;
+    const is_urgent = is_starved || is_draining || this.#was_full ||
+      segments.free_for_data === 0;
+    if (!is_urgent && now_ms < this.dueMs()) return false;
+    return this.#collect();
+  }
+
+  /** Reads the keys of a batch. */
+  #collect(): boolean {
+    const reader = this.#reader;
+    this.#batch_seg = reader.seg;
+    this.#batch_off = reader.off;
+    this.#key_count = 0;
+    this.#failed = [];
+    this.#written_bytes = 0;
+    let ksets = 0;
+    for (; ksets < BATCH_KSETS && this.#hasMore(); ksets++) {
+      const kind = reader.read();
+      if (kind === LOG_END) return this.#state.failLog();
+      if (kind === LOG_KEYS) this.#collectKeys();
+      reader.advance(kind);
+    }
+    this.#was_full = ksets === BATCH_KSETS;
+    this.#sort();
+    this.#stage = WRITING;
+    return true;
+  }
+
+  #collectKeys(): void {
+    const { words } = this.#reader;
+    const { generations } = this.#state.cache;
+    for (let i = 0; i < this.#reader.key_num; i++) {
+      const at = this.#reader.keyAt(i);
+      if ((keyFlags(words, at) & KEY_CLEAN) !== 0) continue;
+      if (keyGen(words, at) !== generations.get(keySeg(words, at))) continue;
+      const to = this.#key_count * KEY_WORDS;
+      for (let word = 0; word < KEY_WORDS; word++) this.#keys[to + word] = words[at + word]!;
+      this.#key_count++;
+    }
+  }
+
+  #sort(): void {
+    for (let key = 0; key < this.#key_count; key++) {
+      const subtree = Math.floor(this.#keySector(key) / SUBTREE_SECTORS);
+      this.#order[key] = subtree * BATCH_KEYS + key;
+    }
+    this.#order.subarray(0, this.#key_count).sort();
+    this.#next_key = 0;
+    this.#merged_next = SUBTREE_SECTORS;
+  }
+
+  #keySector(key: number): number {
+    return keyOff(this.#keys, key * KEY_WORDS) / SECTOR_BYTES;
+  }
+
+  #keySectors(key: number): number {
+    return keyLen(this.#keys, key * KEY_WORDS) / SECTOR_BYTES;
+  }
+
+  #keyPlace(key: number): number {
+    return keySegOff(this.#keys, key * KEY_WORDS) / SECTOR_BYTES;
+  }
+
+  /** Starts as many writes as may be under way; goes on to the flush when all have ended. */
+  #write(is_starved: boolean): boolean {
+    const { now_ms, last_request_ms, is_draining } = this.#state;
+    const is_quiet = is_starved || is_draining || now_ms - last_request_ms >= QUIET_MS;
+    const most = is_quiet ? MAX_WRITES : MAX_WRITES_BUSY;
+    let any = false;
+    while (this.#ids.in_use < most && this.#writeNext()) any = true;
+    if (this.#ids.in_use > 0) return any;
+    if (this.#written_bytes > 0) {
+      this.#stage = FLUSHING;
+      this.#state.backing.flush(FLUSH_ID);
+    } else {
+      this.#afterFlush();
+    }
+    return true;
+  }
+
+  /** Starts the next write. False: there is none left. */
+  #writeNext(): boolean {
+    const id = this.#ids.take();
+    const ranges = this.#writes[id]!;
+    ranges.count = 0;
+    const retry = this.#retries.pop();
+    if (retry !== undefined) ranges.add(retry.sector, retry.sectors, retry.addr);
+    else this.#gather(ranges);
+    if (ranges.count === 0) {
+      this.#ids.put(id);
+      return false;
+    }
+    const len_bytes = ranges.total_sectors * SECTOR_BYTES;
+    const off_bytes = ranges.sector[0]! * SECTOR_BYTES;
+    this.#state.backing.write(FIRST_WRITE_ID + id, off_bytes, len_bytes, ranges);
+    return true;
+  }
+
+  /** Collects the next run of neighbours. */
+  #gather(ranges: Ranges): void {
+    const merged = this.#merged;
+    let sectors = 0;
+    while (ranges.count < MAX_GATHER) {
+      const extent = this.#nextMerged();
+      if (extent < 0) return;
+      const sector = this.#merged_base + merged.start(extent);
+      const size = merged.sectors(extent);
+      const is_neighbour = ranges.count === 0 || sector === ranges.sector[0]! + sectors;
+      if (!is_neighbour || (sectors > 0 && sectors + size > MAX_WRITE_SECTORS)) return;
+      this.#merged_next = merged.start(extent) + size;
+      if (!this.#state.verify(merged.segment(extent), merged.place(extent), size)) {
+        this.#state.counters.checksum_failures++;
+        this.#failed.push({ sector, sectors: size });
+        if (ranges.count > 0) return;
+        continue;
+      }
+      const off = merged.place(extent) * SECTOR_BYTES;
+      ranges.add(sector, size, this.#state.cache.dataAddr(merged.segment(extent), off));
+      sectors += size;
+    }
+  }
+
+  /** The next extent of the batch, in the next subtree that has any; -1: none is left. */
+  #nextMerged(): number {
+    for (;;) {
+      const extent = this.#merged_next < SUBTREE_SECTORS
+        ? this.#merged.find(this.#merged_next)
+        : -1;
+      if (extent >= 0) return extent;
+      if (this.#next_key === this.#key_count) return -1;
+      this.#mergeSubtree();
+    }
+  }
+
+  /** Enters the keys of the next subtree, oldest first. */
+  #mergeSubtree(): void {
+    this.#merged.remove(0, SUBTREE_SECTORS);
+    const subtree = Math.floor(this.#order[this.#next_key]! / BATCH_KEYS);
+    this.#merged_base = subtree * SUBTREE_SECTORS;
+    this.#merged_next = 0;
+    for (; this.#next_key < this.#key_count; this.#next_key++) {
+      const row = this.#order[this.#next_key]!;
+      if (Math.floor(row / BATCH_KEYS) !== subtree) return;
+      const key = row % BATCH_KEYS;
+      const start = this.#keySector(key) - this.#merged_base;
+      const seg = keySeg(this.#keys, key * KEY_WORDS);
+      this.#merged.insertCached(start, this.#keySectors(key), seg, this.#keyPlace(key), false);
+    }
+  }
+
+  #wrote(write: number, errno: number): void {
+    const ranges = this.#writes[write]!;
+    this.#ids.put(write);
+    if (errno === 0) {
+      this.#written_bytes += ranges.total_sectors * SECTOR_BYTES;
+      return;
+    }
+    this.#state.counters.backing_write_errors++;
+    if (ranges.count === 1) {
+      this.#failed.push({ sector: ranges.sector[0]!, sectors: ranges.sectors[0]! });
+      return;
+    }
+    // One bad sector must not keep its neighbours from being written.
+    for (let i = 0; i < ranges.count; i++) {
+      const sector = ranges.sector[i]!;
+      this.#retries.push({ sector, sectors: ranges.sectors[i]!, addr: ranges.addr(i) });
+    }
+  }
+
+  #flushed(errno: number): void {
+    if (errno === 0) return this.#afterFlush();
+    // What was written may be lost: the whole batch is done again.
+    this.#state.counters.backing_flush_errors++;
+    this.#reader.seg = this.#batch_seg;
+    this.#reader.off = this.#batch_off;
+    this.#pause();
+    this.#stage = IDLE;
+  }
+
+  #pause(): void {
+    this.#retry_at_ms = this.#state.now_ms + this.#retry_ms;
+    this.#retry_ms = Math.min(this.#retry_ms * 2, MAX_RETRY_MS);
+  }
+
+  /** Everything that could be written is safe on the backing device. */
+  #afterFlush(): void {
+    for (let key = 0; key < this.#key_count; key++) this.#markClean(key);
+    const is_fruitless = this.#failed.length > 0 && this.#written_bytes === 0;
+    if (is_fruitless) this.#pause();
+    else this.#retry_ms = RETRY_MS;
+    this.#stage = RELOGGING;
+  }
+
+  /** Marks clean what the index still holds of the key, but for what could not be written. */
+  #markClean(key: number): void {
+    const start = this.#keySector(key);
+    const end = start + this.#keySectors(key);
+    const seg = keySeg(this.#keys, key * KEY_WORDS);
+    const place = this.#keyPlace(key);
+    let sector = start;
+    while (sector < end) {
+      const failed = this.#firstFailed(sector, end);
+      const stop = failed === undefined ? end : Math.max(sector, failed.sector);
+      if (stop > sector) {
+        this.#state.index.markClean(sector, stop - sector, seg, place + sector - start);
+      }
+      sector = failed === undefined ? end : failed.sector + failed.sectors;
+    }
+  }
+
+  /** The first range that failed and overlaps `[sector, end)`. */
+  #firstFailed(sector: number, end: number): Failed | undefined {
+    let first: Failed | undefined;
+    for (const failed of this.#failed) {
+      if (failed.sector >= end || failed.sector + failed.sectors <= sector) continue;
+      if (first === undefined || failed.sector < first.sector) first = failed;
+    }
+    return first;
+  }
+
+  /** Logs again what could not be written, waits until that is durable, and stores the new dirty tail. */
+  #relog(): boolean {
+    const { log, cache, barriers } = this.#state;
+    let any = false;
+    for (let failed = this.#failed[0]; failed !== undefined; failed = this.#failed[0]) {
+      const left = this.#relogRange(failed);
+      if (left !== undefined) {
+        this.#failed[0] = left;
+        log.want();
+        return any;
+      }
+      this.#failed.shift();
+      this.#log_target = log.appended;
+      log.want();
+      any = true;
+    }
+    if (log.durable < this.#log_target) return any;
+    cache.dirty_tail.store(this.#reader.seg, this.#reader.off);
+    this.#barrier = barriers.cover();
+    this.#stage = STORING;
+    return true;
+  }
+
+  /** Logs the batch's bytes that are still the newest of the range. Returns what did not fit into the log. */
+  #relogRange(failed: Failed): Failed | undefined {
+    const { index, log } = this.#state;
+    const end = failed.sector + failed.sectors;
+    let sector = failed.sector;
+    while (sector < end) {
+      if (log.available === 0) return { sector, sectors: end - sector };
+      const extent = index.find(sector);
+      if (extent < 0) return undefined;
+      const start = sector - (sector % SUBTREE_SECTORS) + index.start(extent);
+      const stop = Math.min(end, start + index.sectors(extent));
+      if (start >= end) return undefined;
+      const from = Math.max(start, sector);
+      const is_dirty = index.isLive(extent) && !index.isPlaceholder(extent) &&
+        !index.isClean(extent);
+      if (is_dirty) {
+        const place = index.place(extent) + from - start;
+        this.#relogPart(from, stop - from, index.segment(extent), place);
+      }
+      sector = stop;
+    }
+    return undefined;
+  }
+
+  /** Logs a part again, if it is the batch's and not a newer write. */
+  #relogPart(sector: number, sectors: number, seg: number, place: number): void {
+    const key = this.#keyOf(seg, place, sectors);
+    if (key < 0) return;
+    const { log, memory, cache, counters, sums } = this.#state;
+    let crc = 0;
+    if (sums !== null) {
+      const is_whole = this.#keyPlace(key) === place && this.#keySectors(key) === sectors;
+      const addr = cache.dataAddr(seg, place * SECTOR_BYTES);
+      const actual = memory.crc32c(addr, sectors * SECTOR_BYTES);
+      if (is_whole) crc = keyCrc(this.#keys, key * KEY_WORDS);
+      else crc = this.#state.verify(seg, place, sectors) ? actual : ~actual >>> 0;
+    }
+    log.reserve(1);
+    this.#state.logKey(sector, sectors, seg, place, false, crc);
+    counters.writeback_relogged++;
+  }
+
+  /** The batch's key that holds the place; -1: none. */
+  #keyOf(seg: number, place: number, sectors: number): number {
+    for (let key = 0; key < this.#key_count; key++) {
+      if (keySeg(this.#keys, key * KEY_WORDS) !== seg) continue;
+      const start = this.#keyPlace(key);
+      if (start <= place && place + sectors <= start + this.#keySectors(key)) return key;
+    }
+    return -1;
+  }
+
+  /** The new dirty tail is durable: the batch is over. */
+  #end(): boolean {
+    if (!this.#state.barriers.isDone(this.#barrier)) return false;
+    const { counters, now_ms } = this.#state;
+    for (let key = 0; key < this.#key_count; key++) {
+      const len_bytes = this.#keySectors(key) * SECTOR_BYTES;
+      counters.writeback_key_bytes += len_bytes;
+      counters.dirty_bytes -= len_bytes;
+    }
+    counters.writeback_bytes += this.#written_bytes;
+    counters.writeback_batches++;
+    this.#durable_seg = this.#reader.seg;
+    this.#durable_off = this.#reader.off;
+    this.#last_end_ms = now_ms;
+    this.#stage = IDLE;
+    return true;
+  }
+}

@@ -1,0 +1,279 @@
+/**
+ * Writes: space is taken first, the payload received into it, and only then the index and the log are changed.
+ *
+ * A write is cut into pieces, one key each: at 4 MiB boundaries, at the end of the data head's segment, and, for a
+ * write that is not aligned to sectors, around its first and last sector. Such an edge keeps the rest of its sector: the old bytes
+ * are copied in at the moment the key is entered, so no other write can come between.
+ *
+ * Invariants:
+ * - what a write needs (space, pieces, room in the log) is taken whole or not at all, in the order writes came;
+ * - a piece pins its segment from then until its key is staged.
+ *
+ * @module
+ */
+
+import { EIO, OK } from "./errors.ts";
+import { SUBTREE_SECTORS } from "./extent_index.ts";
+import type { Fills, FillWaiter } from "./fills.ts";
+import type { Flushes } from "./flushes.ts";
+import { SECTOR_BYTES } from "./format.ts";
+import { ABANDONED, PENDING, PLACED, RECEIVING, RequestQueue, WRITE } from "./requests.ts";
+import type { EngineState } from "./state.ts";
+
+/** The writing half of the engine. */
+export class Writes implements FillWaiter {
+  readonly #state: EngineState;
+  readonly #fills: Fills;
+  readonly #flushes: Flushes;
+  readonly #waiting: RequestQueue;
+  /** Edges that wait for buffer space, linked through `Pieces.next_waiter`. */
+  #first_edge = -1;
+
+  constructor(state: EngineState, fills: Fills, flushes: Flushes) {
+    this.#state = state;
+    this.#fills = fills;
+    this.#flushes = flushes;
+    this.#waiting = new RequestQueue(state.requests);
+  }
+
+  /** Whether a write waits for space. */
+  get is_starved(): boolean {
+    return !this.#waiting.is_empty;
+  }
+
+  /** A write of bytes inside the cached device. Returns its slot; -1: all are in use. */
+  begin(off_bytes: number, len_bytes: number, fua: boolean): number {
+    const { requests, counters, barriers } = this.#state;
+    const slot = requests.take(WRITE, off_bytes, len_bytes, fua);
+    if (slot < 0) return -1;
+    counters.writes++;
+    // A failed medium can promise nothing. The payload still needs a place to be received into, or the request is
+    // answered before it: the caller drains it then.
+    if (barriers.has_failed) this.#state.answer(slot, EIO);
+    else if (!this.#waiting.is_empty || !this.#place(slot)) {
+      counters.waited++;
+      this.#waiting.push(slot);
+    }
+    return slot;
+  }
+
+  /** All bytes of a placed write are in place. */
+  arrived(slot: number): void {
+    const { requests, pieces } = this.#state;
+    requests.state[slot] = PENDING;
+    requests.waits[slot] = 1; // for this loop
+    let piece = requests.first_piece[slot]!;
+    for (; piece >= 0; piece = pieces.next[piece]!) {
+      if (this.#isEdge(piece)) this.#enterEdge(piece);
+      else this.#enter(piece);
+    }
+    this.#wake(slot);
+  }
+
+  /** The client of a write that has not been answered has vanished before its payload was there. */
+  lost(slot: number): void {
+    const { requests, pieces, log } = this.#state;
+    const state = requests.state[slot]!;
+    if (state === PLACED || state === RECEIVING) {
+      for (let piece = requests.first_piece[slot]!; piece >= 0; piece = pieces.next[piece]!) {
+        log.unreserve(1);
+      }
+      this.#fills.releasePieces(slot);
+    }
+    if (state === RECEIVING) requests.pool.put(slot);
+    else requests.state[slot] = ABANDONED; // it is in a queue still
+  }
+
+  /** Places waiting writes whose turn has come, and retries edges. Returns whether any was. */
+  step(): boolean {
+    let any = this.#retryEdges();
+    for (let slot = this.#waiting.peek(); slot >= 0; slot = this.#waiting.peek()) {
+      if (this.#state.requests.state[slot] === ABANDONED) {
+        this.#waiting.shift();
+        this.#state.requests.pool.put(slot);
+      } else if (this.#state.barriers.has_failed) {
+        this.#waiting.shift();
+        this.#state.answer(slot, EIO);
+      } else {
+        // Its turn ends the wait: shift first, since placing links the slot into another queue.
+        if (!this.#hasRoom(slot)) break;
+        this.#waiting.shift();
+        this.#place(slot);
+      }
+      any = true;
+    }
+    return any;
+  }
+
+  /** The fill that an edge waited for has ended. */
+  filled(piece: number, errno: number): void {
+    const { pieces, requests, index, log } = this.#state;
+    const slot = pieces.request[piece]!;
+    const fill = pieces.fill[piece]!;
+    const sector = pieces.sector[piece]!;
+    pieces.fill[piece] = -1;
+    if (errno !== 0) {
+      requests.error[slot] = errno;
+      log.unreserve(1);
+    } else {
+      const extent = index.find(sector);
+      if (extent >= 0 && index.isPlaceholder(extent) && index.fill(extent) === fill) {
+        this.#mend(piece, this.#fills.addrOf(fill, sector));
+      } else {
+        this.#enterEdge(piece); // overwritten meanwhile: what is there now counts
+      }
+    }
+    this.#fills.unref(fill);
+    this.#wake(slot);
+  }
+
+  /** Most pieces that the request can be cut into. */
+  #mostPieces(sectors: number): number {
+    const { max_key_sectors, cache } = this.#state;
+    const data_sectors = cache.data_bytes / SECTOR_BYTES;
+    const cuts = Math.ceil(sectors / max_key_sectors) + Math.ceil(sectors / SUBTREE_SECTORS);
+    return cuts + Math.ceil(sectors / Math.floor(data_sectors)) + 4;
+  }
+
+  #hasRoom(slot: number): boolean {
+    const { requests, pieces, space, log } = this.#state;
+    const off_bytes = requests.off_bytes[slot]!;
+    const end_bytes = off_bytes + requests.len_bytes[slot]!;
+    const sectors = Math.ceil(end_bytes / SECTOR_BYTES) - Math.floor(off_bytes / SECTOR_BYTES);
+    const most_pieces = this.#mostPieces(sectors);
+    return space.available_sectors >= sectors && pieces.pool.available >= most_pieces &&
+      log.available >= most_pieces;
+  }
+
+  /** Takes what the write needs; false: not all of it is there, nothing was taken. */
+  #place(slot: number): boolean {
+    if (!this.#hasRoom(slot)) return false;
+    const { requests, placed } = this.#state;
+    const off_bytes = requests.off_bytes[slot]!;
+    const end_bytes = off_bytes + requests.len_bytes[slot]!;
+    const from = Math.floor(off_bytes / SECTOR_BYTES);
+    const to = Math.ceil(end_bytes / SECTOR_BYTES);
+    const has_head_edge = off_bytes % SECTOR_BYTES !== 0;
+    const has_tail_edge = end_bytes % SECTOR_BYTES !== 0;
+    let sector = from;
+    while (sector < to) {
+      let stop = to;
+      if (sector === from && has_head_edge) stop = from + 1;
+      else if (has_tail_edge && sector < to - 1) stop = to - 1;
+      sector += this.#placePiece(slot, sector, stop - sector, off_bytes, end_bytes);
+    }
+    requests.state[slot] = PLACED;
+    placed.push(slot);
+    return true;
+  }
+
+  /** Takes space for a piece of at most `sectors`. Returns how many it has. */
+  #placePiece(
+    slot: number,
+    sector: number,
+    sectors: number,
+    off_bytes: number,
+    end_bytes: number,
+  ): number {
+    const { requests, pieces, space, log, cache, max_key_sectors } = this.#state;
+    const in_subtree = SUBTREE_SECTORS - (sector % SUBTREE_SECTORS);
+    space.take(Math.min(sectors, max_key_sectors, in_subtree));
+    log.reserve(1);
+    const { taken_seg, taken_place, taken_sectors } = space;
+    const from_bytes = Math.max(off_bytes, sector * SECTOR_BYTES);
+    const to_bytes = Math.min(end_bytes, (sector + taken_sectors) * SECTOR_BYTES);
+    const skip_bytes = from_bytes - sector * SECTOR_BYTES;
+    const addr = cache.dataAddr(taken_seg, taken_place * SECTOR_BYTES) + skip_bytes;
+    const piece = pieces.append(requests, slot, addr, to_bytes - from_bytes);
+    pieces.seg[piece] = taken_seg;
+    pieces.place[piece] = taken_place;
+    pieces.sector[piece] = sector;
+    pieces.sectors[piece] = taken_sectors;
+    return taken_sectors;
+  }
+
+  #isEdge(piece: number): boolean {
+    const { pieces } = this.#state;
+    return pieces.len_bytes[piece]! < pieces.sectors[piece]! * SECTOR_BYTES;
+  }
+
+  /** One thing less to wait for; the last one answers, or waits for the log. */
+  #wake(slot: number): void {
+    const { requests } = this.#state;
+    requests.waits[slot] = requests.waits[slot]! - 1;
+    if (requests.waits[slot]! > 0) return;
+    if (requests.error[slot] !== OK) this.#state.answer(slot, requests.error[slot]!);
+    else if (requests.fua[slot] === 1) this.#flushes.await(slot);
+    else this.#state.answer(slot, OK);
+  }
+
+  /** The piece's sectors are whole: makes them the newest of their range. */
+  #enter(piece: number): void {
+    const { pieces, segments } = this.#state;
+    const seg = pieces.seg[piece]!;
+    this.#state.enter(
+      pieces.sector[piece]!,
+      pieces.sectors[piece]!,
+      seg,
+      pieces.place[piece]!,
+      false,
+    );
+    pieces.seg[piece] = -1;
+    segments.unpin(seg);
+  }
+
+  /** Completes an edge's sector from what it holds now: a hit, a fill to wait for, or a new fill. */
+  #enterEdge(piece: number): void {
+    const { pieces, requests, index, cache, counters, buffers } = this.#state;
+    const slot = pieces.request[piece]!;
+    const sector = pieces.sector[piece]!;
+    const extent = index.find(sector);
+    const start = extent < 0 ? Infinity : sector - (sector % SUBTREE_SECTORS) + index.start(extent);
+    const is_hole = start > sector || !index.isLive(extent);
+    if (!is_hole && !index.isPlaceholder(extent)) {
+      const seg = index.segment(extent);
+      if (this.#state.verify(seg, index.place(extent), index.sectors(extent))) {
+        const place = index.place(extent) + sector - start;
+        return this.#mend(piece, cache.dataAddr(seg, place * SECTOR_BYTES));
+      }
+      counters.checksum_failures++;
+      if (!index.isClean(extent)) {
+        requests.error[slot] = EIO;
+        return this.#state.log.unreserve(1);
+      }
+      counters.healed++;
+      index.remove(start, index.sectors(extent));
+      return this.#enterEdge(piece);
+    }
+    requests.waits[slot] = requests.waits[slot]! + 1;
+    if (!is_hole) return this.#fills.await(index.fill(extent), piece);
+    if (buffers.free_sectors > 0) return this.#fills.await(this.#fills.start(sector, 1), piece);
+    pieces.next_waiter[piece] = this.#first_edge;
+    this.#first_edge = piece;
+  }
+
+  /** Copies what the write leaves of its sector from `from_addr`, and enters it. */
+  #mend(piece: number, from_addr: number): void {
+    const { pieces, memory, cache } = this.#state;
+    const to_addr = cache.dataAddr(pieces.seg[piece]!, pieces.place[piece]! * SECTOR_BYTES);
+    const head_bytes = pieces.addr[piece]! - to_addr;
+    const tail_from = head_bytes + pieces.len_bytes[piece]!;
+    memory.copy(to_addr, from_addr, head_bytes);
+    memory.copy(to_addr + tail_from, from_addr + tail_from, SECTOR_BYTES - tail_from);
+    this.#enter(piece);
+  }
+
+  #retryEdges(): boolean {
+    let piece = this.#first_edge;
+    if (piece < 0 || this.#state.buffers.free_sectors === 0) return false;
+    const { pieces } = this.#state;
+    this.#first_edge = -1;
+    while (piece >= 0) {
+      const next = pieces.next_waiter[piece]!;
+      this.#enterEdge(piece);
+      this.#wake(pieces.request[piece]!);
+      piece = next;
+    }
+    return true;
+  }
+}
