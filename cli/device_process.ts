@@ -7,7 +7,8 @@
 
 import { CacheError } from "../core/errors.ts";
 import { detachStreams } from "../io/detach.ts";
-import { type DeviceConfig, type DeviceEvent, runDevice } from "../io/device.ts";
+import { runDevice } from "../io/device.ts";
+import type { DeviceConfig, DeviceEvent } from "../io/device_config.ts";
 import { reserveDevice } from "../io/run_dir.ts";
 
 /** What a device process is told to do: a device, but for what the run directory gives it. */

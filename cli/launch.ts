@@ -5,7 +5,7 @@
  */
 
 import { CacheError } from "../core/errors.ts";
-import type { DeviceEvent } from "../io/device.ts";
+import type { DeviceEvent } from "../io/device_config.ts";
 import { clearLeftovers } from "../io/run_dir.ts";
 import type { Order } from "./device_process.ts";
 import { DeviceProcessError } from "./failure.ts";
@@ -28,10 +28,11 @@ export async function launch(
   order: Order,
   tellProgress: (text: string) => void,
 ): Promise<ReadyEvent> {
-  const child = start();
-  const interrupt = () => child.kill("SIGTERM");
+  let child: ReturnType<typeof start> | null = null;
+  const interrupt = () => child?.kill("SIGTERM");
   for (const signal of END_SIGNALS) Deno.addSignalListener(signal, interrupt);
   try {
+    child = start();
     const details = new Response(child.stderr).text();
     await hand(child, order);
     const last = await follow(child.stdout, tellProgress);
