@@ -15,9 +15,8 @@
  */
 
 import { CacheError } from "./errors.ts";
+import { SECTOR_BYTES } from "./format.ts";
 
-/** Bytes in a sector, the unit of a table's start and length. */
-export const SECTOR_BYTES = 512;
 /** The target type that a table line names. */
 export const TARGET_TYPE = "pcache";
 /** Version of the kernel's target that this one answers like: major, minor, patch. */
