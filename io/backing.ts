@@ -1,0 +1,218 @@
+/**
+ * The backing device over the ring: a file or block device, with direct I/O wherever its alignment allows.
+ *
+ * Direct and buffered requests must never meet in one page of the page cache: a buffered write of a part would read the
+ * page, and carry its old neighbours back over a direct write that went on meanwhile. So either everything is direct
+ * (the device takes sectors of 512 bytes, which is all the engine asks for), or only whole pages are.
+ *
+ * @module
+ */
+
+import { assert } from "../core/assert.ts";
+import { EINVAL, EIO } from "../core/errors.ts";
+import { type Backing, type Gather, MAX_BACKING_IDS, MAX_GATHER } from "../core/platform.ts";
+import type { Arena } from "./arena.ts";
+import { type DeviceFile, openDirect } from "./files.ts";
+import { EAGAIN, EINTR, libc } from "./libc.ts";
+import type { Ring } from "./ring.ts";
+
+const SECTOR_BYTES = 512;
+const IOVEC_WORDS = 4;
+const IOVECS_BYTES = MAX_GATHER * IOVEC_WORDS * 4;
+
+const NONE = 0;
+const READ = 1;
+const WRITE = 2;
+const FLUSH = 3;
+
+/** What `FileBacking.ended` says of a request that goes on. */
+export const UNDER_WAY = -1;
+
+/** A backing device on a file or block device. */
+export class FileBacking implements Backing {
+  readonly size_bytes: number;
+
+  readonly #arena: Arena;
+  readonly #ring: Ring;
+  readonly #user: number;
+  readonly #read_only: boolean;
+  readonly #fd: number;
+  /** -1: there is no direct I/O. */
+  readonly #direct_fd: number;
+  /** Offsets and lengths of a direct request are multiples of the first, its ranges' lengths and addresses of the others. */
+  #unit_bytes: number;
+  readonly #range_bytes: number;
+  readonly #addr_bytes: number;
+
+  // The requests under way, by id.
+  readonly #op = new Uint8Array(MAX_BACKING_IDS);
+  readonly #request_fd = new Int32Array(MAX_BACKING_IDS);
+  readonly #off_bytes = new Float64Array(MAX_BACKING_IDS);
+  readonly #left_bytes = new Float64Array(MAX_BACKING_IDS);
+  readonly #addr = new Float64Array(MAX_BACKING_IDS);
+  /** A write's iovecs that are not written in full: the first, and how many. */
+  readonly #first_iovec = new Uint16Array(MAX_BACKING_IDS);
+  readonly #iovec_count = new Uint16Array(MAX_BACKING_IDS);
+  readonly #iovecs_addr: number;
+  readonly #iovecs: Uint32Array<ArrayBuffer>;
+
+  /**
+   * Takes 2 MiB of the arena's io area.
+   *
+   * @param user_kind what the ring's tokens of this device begin with; the request's id is in the lower 24 bits
+   * @param read_only as `file` was opened: a write or flush is a bug then
+   */
+  constructor(arena: Arena, file: DeviceFile, ring: Ring, user_kind: number, read_only: boolean) {
+    this.size_bytes = file.size_bytes - file.size_bytes % SECTOR_BYTES;
+    this.#arena = arena;
+    this.#ring = ring;
+    this.#user = user_kind << 24;
+    this.#read_only = read_only;
+    this.#fd = file.fd;
+    this.#direct_fd = openDirect(file, read_only);
+    this.#range_bytes = file.direct_unit_bytes;
+    this.#addr_bytes = file.direct_addr_bytes;
+    const by_sector = Math.max(this.#range_bytes, this.#addr_bytes) <= SECTOR_BYTES;
+    this.#unit_bytes = by_sector
+      ? SECTOR_BYTES
+      : Math.max(this.#range_bytes, this.#addr_bytes, libc.getpagesize());
+    this.#iovecs_addr = arena.alloc(MAX_BACKING_IDS * IOVECS_BYTES, 4096);
+    this.#iovecs = arena.words(this.#iovecs_addr, MAX_BACKING_IDS * IOVECS_BYTES);
+  }
+
+  /** True when requests that are aligned go past the page cache. */
+  get is_direct(): boolean {
+    return this.#direct_fd >= 0 && this.#unit_bytes !== Infinity;
+  }
+
+  read(id: number, off_bytes: number, len_bytes: number, to_addr: number): void {
+    this.#begin(READ, id, off_bytes, len_bytes);
+    this.#addr[id] = to_addr;
+    const direct = this.#isAligned(off_bytes, len_bytes) && to_addr % this.#addr_bytes === 0;
+    this.#request_fd[id] = direct ? this.#direct_fd : this.#fd;
+    this.#submit(id);
+  }
+
+  write(id: number, off_bytes: number, len_bytes: number, from: Gather): void {
+    assert(!this.#read_only, "backing: a write to a read-only device");
+    assert(0 < from.count && from.count <= MAX_GATHER, "backing: ranges of a write");
+    this.#begin(WRITE, id, off_bytes, len_bytes);
+    let direct = this.#isAligned(off_bytes, len_bytes);
+    let at = id * MAX_GATHER * IOVEC_WORDS;
+    for (let i = 0; i < from.count; i++, at += IOVEC_WORDS) {
+      const addr = from.addr(i), len = from.len(i);
+      direct &&= addr % this.#addr_bytes === 0 && len % this.#range_bytes === 0;
+      this.#arena.putAddress(this.#iovecs, at, addr);
+      this.#iovecs[at + 2] = len;
+    }
+    this.#first_iovec[id] = 0;
+    this.#iovec_count[id] = from.count;
+    this.#request_fd[id] = direct ? this.#direct_fd : this.#fd;
+    this.#submit(id);
+  }
+
+  flush(id: number): void {
+    assert(!this.#read_only, "backing: a flush of a read-only device");
+    this.#begin(FLUSH, id, 0, 0);
+    this.#request_fd[id] = this.#fd;
+    this.#submit(id);
+  }
+
+  /**
+   * A completion of the ring with this device's kind and this id.
+   *
+   * @returns the request's error number, 0 for none; or `UNDER_WAY` when a part of it still is
+   */
+  ended(id: number, result: number): number {
+    assert(this.#op[id] !== NONE, "backing: a completion for no request");
+    if (result === -EINTR || result === -EAGAIN) {
+      this.#submit(id);
+      return UNDER_WAY;
+    }
+    if (result === -EINVAL && this.#request_fd[id] === this.#direct_fd) {
+      this.#stopDirect(id);
+      this.#submit(id);
+      return UNDER_WAY;
+    }
+    const short = result >= 0 && this.#op[id] !== FLUSH && result < this.#left_bytes[id]!;
+    // Nothing at all: the file has become shorter than it was.
+    if (short && result > 0) {
+      this.#advance(id, result);
+      this.#submit(id);
+      return UNDER_WAY;
+    }
+    this.#op[id] = NONE;
+    return short ? EIO : result < 0 ? -result : 0;
+  }
+
+  /** Closes the device's second descriptor. */
+  close(): void {
+    if (this.#direct_fd >= 0) libc.close(this.#direct_fd);
+  }
+
+  #begin(op: number, id: number, off_bytes: number, len_bytes: number): void {
+    assert(id < MAX_BACKING_IDS && this.#op[id] === NONE, "backing: the id is free");
+    assert(off_bytes + len_bytes <= this.size_bytes, "backing: the range is on the device");
+    this.#op[id] = op;
+    this.#off_bytes[id] = off_bytes;
+    this.#left_bytes[id] = len_bytes;
+  }
+
+  #isAligned(off_bytes: number, len_bytes: number): boolean {
+    return this.#direct_fd >= 0 && off_bytes % this.#unit_bytes === 0 &&
+      len_bytes % this.#unit_bytes === 0;
+  }
+
+  /** The device wants more of direct I/O than it said: no more of it. */
+  #stopDirect(id: number): void {
+    this.#unit_bytes = Infinity;
+    this.#request_fd[id] = this.#fd;
+  }
+
+  #submit(id: number): void {
+    const user = (this.#user | id) >>> 0;
+    const fd = this.#request_fd[id]!, off_bytes = this.#off_bytes[id]!;
+    switch (this.#op[id]!) {
+      case READ:
+        this.#ring.read(user, fd, this.#addr[id]!, this.#left_bytes[id]!, off_bytes);
+        break;
+      case WRITE: {
+        const first = id * MAX_GATHER + this.#first_iovec[id]!;
+        const iovec_addr = this.#iovecs_addr + first * IOVEC_WORDS * 4;
+        this.#ring.writev(user, fd, iovec_addr, this.#iovec_count[id]!, off_bytes);
+        break;
+      }
+      case FLUSH:
+        this.#ring.fdatasync(user, fd);
+        break;
+    }
+  }
+
+  /** Steps over the `done_bytes` of a short transfer; the rest is no longer aligned, as a rule. */
+  #advance(id: number, done_bytes: number): void {
+    if (done_bytes % this.#unit_bytes !== 0) this.#request_fd[id] = this.#fd;
+    this.#off_bytes[id]! += done_bytes;
+    this.#left_bytes[id]! -= done_bytes;
+    this.#addr[id]! += done_bytes;
+    if (this.#op[id] === WRITE) this.#advanceIovecs(id, done_bytes);
+  }
+
+  #advanceIovecs(id: number, done_bytes: number): void {
+    const iovecs = this.#iovecs;
+    let left = done_bytes;
+    for (;;) {
+      const at = (id * MAX_GATHER + this.#first_iovec[id]!) * IOVEC_WORDS;
+      const len = iovecs[at + 2]!;
+      if (left < len) {
+        const low = iovecs[at]! + left;
+        iovecs[at] = low;
+        iovecs[at + 1]! += low >= 4294967296 ? 1 : 0;
+        iovecs[at + 2] = len - left;
+        return;
+      }
+      left -= len;
+      this.#first_iovec[id]!++;
+      this.#iovec_count[id]!--;
+    }
+  }
+}

@@ -1,0 +1,249 @@
+/**
+ * The cache device as the engine sees it: mapped memory, made durable in the way of its medium (DESIGN §4).
+ *
+ * | kind | what it is | persist | barrier |
+ * |---|---|---|---|
+ * | `pmem` | libpmem says persistent memory: device DAX, DAX file system | cache lines written back | sfence, done at once |
+ * | `file`, `block` | an ordinary file, a block device | nothing | fdatasync through the ring |
+ * | `tmpfs` | a file in memory | nothing | done at once: there is nothing that would last longer |
+ *
+ * Metadata is read with pread(2), not from the mapping: a damaged page is an error then and no SIGBUS, and a hole of a
+ * file on tmpfs is read without being filled.
+ *
+ * @module
+ */
+
+import { assert } from "../core/assert.ts";
+import { crc32c, CRC_SEED } from "../core/crc32c.ts";
+import { CacheError, ENOSPC } from "../core/errors.ts";
+import type { Memory } from "../core/platform.ts";
+import type { Arena } from "./arena.ts";
+import { allocatedBytes, type DeviceFile, reopenPath } from "./files.ts";
+import { type CrcFunction, loadIsal } from "./isal.ts";
+import { EINTR, EOPNOTSUPP, errorText, libc, result, Word } from "./libc.ts";
+import { type Libpmem, loadLibpmem } from "./libpmem.ts";
+import type { Ring } from "./ring.ts";
+
+/** How the cache device's bytes become durable: see the module's description. */
+export type MediumKind = "pmem" | "file" | "block" | "tmpfs";
+
+const TMPFS_MAGIC = 0x01021994;
+const STATFS_BYTES = 120;
+
+const FALLOC_FL_KEEP_SIZE = 1;
+const SEEK_HOLE = 4;
+
+/** The parts of struct statfs that matter here. */
+function statFileSystem(fd: number): { magic: number; total_bytes: number; free_bytes: number } {
+  const bytes = new Uint8Array(STATFS_BYTES);
+  const failed = result(libc.fstatfs(fd, bytes));
+  if (failed !== 0) throw new Error(`fstatfs: ${errorText(-failed)}`);
+  const view = new DataView(bytes.buffer);
+  const block_bytes = Number(view.getBigUint64(8, true));
+  return {
+    magic: view.getUint32(0, true),
+    total_bytes: Number(view.getBigUint64(16, true)) * block_bytes,
+    free_bytes: Number(view.getBigUint64(32, true)) * block_bytes,
+  };
+}
+
+function findKind(file: DeviceFile, libpmem: Libpmem | null): MediumKind {
+  if (file.kind === "block") return "block";
+  if (libpmem?.isPmem(reopenPath(file.fd))) return "pmem";
+  if (file.kind === "dax") {
+    const why = libpmem === null ? "libpmem (Debian: libpmem1) is needed for it" : "not persistent";
+    throw new CacheError(`Error opening cache device: ${file.path}: device DAX: ${why}`);
+  }
+  return statFileSystem(file.fd).magic === TMPFS_MAGIC ? "tmpfs" : "file";
+}
+
+/** The mapped cache device and the transfer buffers. Addresses are the arena's. */
+export class Medium implements Memory {
+  readonly cache_bytes: number;
+  readonly buffer_addr: number;
+  readonly buffer_bytes: number;
+  readonly barrier_is_cheap: boolean;
+  readonly kind: MediumKind;
+
+  readonly #arena: Arena;
+  readonly #bytes: Uint8Array<ArrayBuffer>;
+  readonly #buffer_end: number;
+  readonly #file: DeviceFile;
+  readonly #ring: Ring;
+  readonly #barrier_user: number;
+  readonly #libpmem: Libpmem | null;
+  readonly #crc: CrcFunction | null;
+  readonly #len_word = new Word();
+  readonly #off_word = new Word();
+  /** Persistent memory: the stores that are to be written back, one run of addresses not yet handed to libpmem. */
+  #run_from = 0;
+  #run_to = 0;
+
+  /**
+   * Maps the cache device into an arena made for its size. Writes nothing.
+   *
+   * @param barrier_user the ring's token for barriers: when its completion comes, `Engine.barrierDone` is due
+   * @throws CacheError when it cannot be mapped
+   */
+  constructor(arena: Arena, file: DeviceFile, ring: Ring, barrier_user: number) {
+    assert(arena.cache_bytes === file.size_bytes, "the arena is made for the cache device");
+    this.cache_bytes = arena.cache_bytes;
+    this.buffer_addr = arena.buffer_addr;
+    this.buffer_bytes = arena.buffer_bytes;
+    this.#arena = arena;
+    this.#bytes = arena.bytes;
+    this.#buffer_end = arena.buffer_addr + arena.buffer_bytes;
+    this.#file = file;
+    this.#ring = ring;
+    this.#barrier_user = barrier_user;
+    this.#crc = loadIsal();
+
+    const libpmem = loadLibpmem();
+    this.kind = findKind(file, libpmem);
+    this.#libpmem = this.kind === "pmem" ? libpmem : null;
+    this.barrier_is_cheap = this.kind === "pmem" || this.kind === "tmpfs";
+    // Where libpmem was told to take any mapping for persistent memory, MAP_SYNC is refused, and not needed.
+    const synced = this.kind === "pmem" && arena.mapCache(file.fd, true) === 0;
+    const failed = synced ? 0 : arena.mapCache(file.fd, false);
+    if (failed !== 0) {
+      throw new CacheError(
+        `Error opening cache device: ${file.path}: mapping it: ${errorText(failed)}`,
+      );
+    }
+  }
+
+  /**
+   * Makes sure that a store to any part of the cache device finds its block: to be called when it is certain that the
+   * device will be used, and before the first store. Neither content nor size change.
+   *
+   * @throws CacheError when there is no space, or no way to know
+   */
+  allocate(): void {
+    if (this.#file.kind !== "file") return;
+    const { fd } = this.#file;
+    const missing_bytes = this.cache_bytes - allocatedBytes(fd);
+    const { total_bytes, free_bytes } = statFileSystem(fd);
+    // Asked first, because a file system that runs full half way keeps what it has set aside. A tmpfs without limit
+    // says that it has no blocks at all.
+    if (total_bytes > 0 && missing_bytes > free_bytes) throw this.#noSpace();
+    const allocated = result(
+      libc.fallocate(fd, FALLOC_FL_KEEP_SIZE, 0n, BigInt(this.cache_bytes)),
+    );
+    if (allocated === 0) return;
+    if (allocated === -ENOSPC) throw this.#noSpace();
+    if (allocated === -EOPNOTSUPP && missing_bytes <= 0 && !this.#hasHole()) return;
+    throw new CacheError(
+      `Failed to start cache dev: ${this.#file.path}: setting its blocks aside: ` +
+        `${errorText(-allocated)}: a file without holes is wanted (cp --sparse=never makes one)`,
+    );
+  }
+
+  #noSpace(): CacheError {
+    return new CacheError(
+      `Failed to start cache dev: ${this.#file.path}: setting aside its ${this.cache_bytes} bytes: ` +
+        `${errorText(ENOSPC)}`,
+    );
+  }
+
+  #hasHole(): boolean {
+    const hole = libc.lseek(this.#file.fd, 0n, SEEK_HOLE);
+    return Number(hole) !== this.cache_bytes;
+  }
+
+  read(addr: number, into: Uint8Array, len_bytes: number): void {
+    this.#check(addr, len_bytes);
+    if (addr >= this.cache_bytes || this.#file.kind === "dax") {
+      into.set(this.#bytes.subarray(addr, addr + len_bytes));
+      return;
+    }
+    for (let done = 0; done < len_bytes;) {
+      const got = result(libc.pread_into(
+        this.#file.fd,
+        into.subarray(done) as Uint8Array<ArrayBuffer>,
+        this.#len_word.set(len_bytes - done),
+        this.#off_word.set(addr + done),
+      ));
+      if (got > 0) done += got;
+      else if (got !== -EINTR) throw this.#readFailed(addr + done, got);
+    }
+  }
+
+  #readFailed(addr: number, got: number): CacheError {
+    const why = got === 0 ? "the file has become shorter" : errorText(-got);
+    return new CacheError(`cache device ${this.#file.path}: reading at ${addr}: ${why}`);
+  }
+
+  write(addr: number, from: Uint8Array, len_bytes: number): void {
+    this.#check(addr, len_bytes);
+    this.#bytes.set(len_bytes === from.length ? from : from.subarray(0, len_bytes), addr);
+  }
+
+  copy(to_addr: number, from_addr: number, len_bytes: number): void {
+    this.#check(to_addr, len_bytes);
+    this.#check(from_addr, len_bytes);
+    this.#bytes.copyWithin(to_addr, from_addr, from_addr + len_bytes);
+  }
+
+  crc32c(addr: number, len_bytes: number): number {
+    this.#check(addr, len_bytes);
+    return this.#crc === null
+      ? crc32c(this.#bytes, addr, addr + len_bytes)
+      : this.#crc(this.#arena.absolute(addr), len_bytes, CRC_SEED);
+  }
+
+  persist(addr: number, len_bytes: number): void {
+    this.#check(addr, len_bytes);
+    if (this.#libpmem === null) return;
+    // Neighbours and overlaps make the run longer; anything else begins a new one.
+    if (addr > this.#run_to || addr + len_bytes < this.#run_from) {
+      this.#flushRun();
+      this.#run_from = addr;
+      this.#run_to = addr + len_bytes;
+      return;
+    }
+    if (addr < this.#run_from) this.#run_from = addr;
+    if (addr + len_bytes > this.#run_to) this.#run_to = addr + len_bytes;
+  }
+
+  barrier(): boolean {
+    if (this.#libpmem !== null) {
+      this.#flushRun();
+      this.#libpmem.drain();
+      return true;
+    }
+    if (this.kind === "tmpfs") return true;
+    this.#ring.fdatasync(this.#barrier_user, this.#file.fd);
+    return false;
+  }
+
+  barrierSync(): void {
+    if (this.barrier_is_cheap) {
+      this.barrier();
+      return;
+    }
+    for (;;) {
+      const failed = result(libc.fdatasync(this.#file.fd));
+      if (failed === 0) return;
+      if (failed !== -EINTR) {
+        throw new CacheError(
+          `cache device ${this.#file.path}: making it durable: ${errorText(-failed)}`,
+        );
+      }
+    }
+  }
+
+  #flushRun(): void {
+    const len_bytes = this.#run_to - this.#run_from;
+    if (len_bytes === 0) return;
+    this.#libpmem!.flush(this.#arena.absolute(this.#run_from), this.#len_word.set(len_bytes));
+    this.#run_to = this.#run_from;
+  }
+
+  /** An address from a forged image must not reach what is not mapped: that would kill the process. */
+  #check(addr: number, len_bytes: number): void {
+    const end = addr + len_bytes;
+    const inside = len_bytes >= 0 &&
+      (addr >= 0 && end <= this.cache_bytes || addr >= this.buffer_addr && end <= this.#buffer_end);
+    if (!inside) throw new RangeError(`memory: ${len_bytes} bytes at ${addr}: outside`);
+  }
+}
