@@ -185,7 +185,15 @@ export class Connection {
     const cookie1 = hub.slot_cookies[2 * slot + 1]!;
     const has_payload = hub.slot_is_read[slot] === 1;
     this.#sender.push(cookie0, cookie1, hub.engine.error(slot), slot, has_payload);
+    if (slot === this.#write_slot) this.#placeRefused();
     this.marked = true;
+  }
+
+  /** The engine has failed the write before it took space: nobody wants its payload. */
+  #placeRefused(): void {
+    assert(this.#mode === Mode.PLACE, "a write was answered before its payload came");
+    this.#mode = Mode.SKIP;
+    this.#write_slot = NONE;
   }
 
   /** The engine has taken space for the write that this connection waits for. */
@@ -287,15 +295,7 @@ export class Connection {
       this.state = State.FINISH;
       return false;
     }
-    const served = this.#hub.served;
-    const errno = validateRequest(
-      type,
-      flags,
-      off_bytes,
-      len_bytes,
-      served.size_bytes,
-      served.read_only,
-    );
+    const errno = validateRequest(type, flags, off_bytes, len_bytes, this.#hub.served);
     if (errno !== OK) return this.#refuse(type, len_bytes, errno);
     return this.#begin(type, off_bytes, len_bytes, (flags & CMD_FLAG_FUA) !== 0);
   }

@@ -273,6 +273,8 @@ export class FakeEngine implements NbdEngine {
   readonly content: Uint8Array;
   /** Nothing is placed while this is set: the cache is full. */
   is_full = false;
+  /** Writes that have no place yet fail: the medium is gone. */
+  is_broken = false;
   /** Nothing is answered while this is set. */
   is_asleep = false;
   /** Percent of the requests that move on in one pump. */
@@ -312,7 +314,8 @@ export class FakeEngine implements NbdEngine {
   beginWrite(off_bytes: number, len_bytes: number, fua: boolean): number {
     const slot = this.#begin("write", "waiting", off_bytes, len_bytes);
     if (slot >= 0 && fua) this.fua_writes += 1;
-    if (slot >= 0 && !this.is_full && this.#random.chance(this.pace_percent)) this.#place(slot);
+    const may_place = slot >= 0 && !this.is_full && !this.is_broken;
+    if (may_place && this.#random.chance(this.pace_percent)) this.#place(slot);
     return slot;
   }
   beginFlush(): number {
@@ -374,9 +377,11 @@ export class FakeEngine implements NbdEngine {
 
   payloadLost(slot: number): void {
     const request = this.#requests[slot]!;
-    assert(request.state === "placed" || request.state === "waiting", "lost too late");
-    const at = this.#placed.indexOf(slot);
-    if (at >= 0) this.#placed.splice(at, 1);
+    assert(request.state !== "arrived" && request.state !== "taken", "lost too late");
+    for (const queue of [this.#placed, this.#answered]) {
+      const at = queue.indexOf(slot);
+      if (at >= 0) queue.splice(at, 1);
+    }
     this.#free(slot);
   }
 
@@ -418,9 +423,16 @@ export class FakeEngine implements NbdEngine {
   pump(): void {
     for (const [slot, request] of this.#requests.entries()) {
       if (request === null || !this.#random.chance(this.pace_percent)) continue;
+      if (request.state === "waiting" && this.is_broken) this.#fail(slot, request);
       if (request.state === "waiting" && !this.is_full) this.#place(slot);
       if (request.state === "working" && !this.is_asleep) this.#answer(slot, request);
     }
+  }
+
+  #fail(slot: number, request: FakeRequest): void {
+    request.errno = EIO;
+    request.state = "answered";
+    this.#answered.push(slot);
   }
 
   #answer(slot: number, request: FakeRequest): void {

@@ -18,13 +18,15 @@ export interface Export {
   readonly name: string;
   readonly description: string;
   readonly size_bytes: number;
+  /** Longest read and longest write: at most `MAX_REQUEST_BYTES`. */
+  readonly max_request_bytes: number;
   readonly read_only: boolean;
 }
 
 /** The transmission flags of an export. */
-export function transmissionFlags(served: Export): number {
+export function transmissionFlags(read_only: boolean): number {
   return nbd.FLAG_HAS_FLAGS | nbd.FLAG_SEND_FLUSH | nbd.FLAG_SEND_FUA | nbd.FLAG_CAN_MULTI_CONN |
-    (served.read_only ? nbd.FLAG_READ_ONLY : 0);
+    (read_only ? nbd.FLAG_READ_ONLY : 0);
 }
 
 /** What one message of the client led to. */
@@ -141,7 +143,7 @@ export class Handshake {
   #exportName(data: DataView, consumed_bytes: number): Step {
     if (!this.#isOurs(textOf(data))) return close(consumed_bytes, NOTHING);
     const out = new Writer(10 + 124);
-    out.u64(this.#export.size_bytes).u16(transmissionFlags(this.#export));
+    out.u64(this.#export.size_bytes).u16(transmissionFlags(this.#export.read_only));
     if (!this.#no_zeroes) out.zeroes(124);
     return { consumed_bytes, reply: out.bytes(), then: "serve" };
   }
@@ -185,14 +187,15 @@ export class Handshake {
     const out = new Writer(2 + 4096).u16(type);
     switch (type) {
       case nbd.INFO_EXPORT:
-        return out.u64(this.#export.size_bytes).u16(transmissionFlags(this.#export)).bytes();
+        return out.u64(this.#export.size_bytes).u16(transmissionFlags(this.#export.read_only))
+          .bytes();
       case nbd.INFO_NAME:
         return out.raw(encoder.encode(this.#export.name)).bytes();
       case nbd.INFO_DESCRIPTION:
         return out.raw(encoder.encode(this.#export.description)).bytes();
       case nbd.INFO_BLOCK_SIZE:
         return out.u32(nbd.MIN_BLOCK_BYTES).u32(nbd.PREFERRED_BLOCK_BYTES)
-          .u32(nbd.MAX_REQUEST_BYTES).bytes();
+          .u32(this.#export.max_request_bytes).bytes();
       default:
         return null;
     }

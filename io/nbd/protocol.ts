@@ -67,7 +67,7 @@ export const EPERM = 1;
 // "Block size constraints", as announced. Requests at any offset and of any length are served nevertheless.
 export const MIN_BLOCK_BYTES = 512;
 export const PREFERRED_BLOCK_BYTES = 4096;
-/** Longest read and longest write. */
+/** Longest read and longest write; a small cache may announce less. */
 export const MAX_REQUEST_BYTES = 32 * 1024 * 1024;
 /** The payload of a refused write is skipped up to this length; a longer one ends the connection. */
 export const MAX_SKIPPED_BYTES = 2 * MAX_REQUEST_BYTES;

@@ -5,14 +5,8 @@
  */
 
 import { EINVAL, ENOSPC, OK } from "../../core/errors.ts";
-import {
-  CMD_FLAG_FUA,
-  CMD_FLUSH,
-  CMD_READ,
-  CMD_WRITE,
-  EPERM,
-  MAX_REQUEST_BYTES,
-} from "./protocol.ts";
+import type { Export } from "./handshake.ts";
+import { CMD_FLAG_FUA, CMD_FLUSH, CMD_READ, CMD_WRITE, EPERM } from "./protocol.ts";
 
 /**
  * Judges a READ, WRITE, FLUSH or unknown request (NBD protocol, "Request types", "Error values") and returns the
@@ -23,15 +17,14 @@ export function validateRequest(
   flags: number,
   off_bytes: number,
   len_bytes: number,
-  size_bytes: number,
-  read_only: boolean,
+  served: Export,
 ): number {
   // FUA is valid on every command; where nothing is written it says nothing.
   if ((flags & ~CMD_FLAG_FUA) !== 0) return EINVAL;
   if (type === CMD_FLUSH) return off_bytes === 0 && len_bytes === 0 ? OK : EINVAL;
   if (type !== CMD_READ && type !== CMD_WRITE) return EINVAL;
-  if (type === CMD_WRITE && read_only) return EPERM;
-  if (len_bytes === 0 || len_bytes > MAX_REQUEST_BYTES) return EINVAL;
-  if (off_bytes + len_bytes > size_bytes) return type === CMD_WRITE ? ENOSPC : EINVAL;
+  if (type === CMD_WRITE && served.read_only) return EPERM;
+  if (len_bytes === 0 || len_bytes > served.max_request_bytes) return EINVAL;
+  if (off_bytes + len_bytes > served.size_bytes) return type === CMD_WRITE ? ENOSPC : EINVAL;
   return OK;
 }

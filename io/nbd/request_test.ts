@@ -1,18 +1,10 @@
 import { assertEquals } from "@std/assert";
 import { EINVAL, ENOSPC, OK } from "../../core/errors.ts";
-import {
-  CMD_DISC,
-  CMD_FLAG_FUA,
-  CMD_FLUSH,
-  CMD_READ,
-  CMD_WRITE,
-  EPERM,
-  MAX_REQUEST_BYTES,
-} from "./protocol.ts";
+import { CMD_DISC, CMD_FLAG_FUA, CMD_FLUSH, CMD_READ, CMD_WRITE, EPERM } from "./protocol.ts";
 import { validateRequest } from "./request.ts";
 
 const SIZE = 1 << 30;
-const MAX = MAX_REQUEST_BYTES;
+const MAX = 32 << 20;
 /** The highest offset that the wire can carry, as the parser makes it. */
 const HUGE = 0xffffffff * 0x100000000 + 0xffffffff;
 
@@ -56,6 +48,13 @@ const CASES: [string, number, number, number, number, boolean, number][] = [
 
 Deno.test("validateRequest", () => {
   for (const [what, type, flags, off, len, read_only, wanted] of CASES) {
-    assertEquals(validateRequest(type, flags, off, len, SIZE, read_only), wanted, what);
+    const served = {
+      name: "fast",
+      description: "",
+      size_bytes: SIZE,
+      max_request_bytes: MAX,
+      read_only,
+    };
+    assertEquals(validateRequest(type, flags, off, len, served), wanted, what);
   }
 });

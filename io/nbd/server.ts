@@ -1,5 +1,5 @@
 /**
- * The NBD server of one device: its listening sockets, its connections, and the way between them and the engine. It
+ * The NBD server of one device: its listening socket, its connections, and the way between them and the engine. It
  * sleeps nowhere: the device's loop feeds it completions (`handle`) and gives it a `turn` after the engine's.
  *
  * Limits: `MAX_CONNECTIONS` at once. A client above that is turned away, unless somebody who has not finished the
@@ -10,6 +10,7 @@
  */
 
 import { assert } from "../../core/assert.ts";
+import { Acceptor } from "../acceptor.ts";
 import { INDEX_MASK, KIND_NBD_ACCEPT, KIND_NBD_RECV, KIND_NBD_SEND, tokenOf } from "../tokens.ts";
 import { Connection, State } from "./connection.ts";
 import type { Export } from "./handshake.ts";
@@ -20,8 +21,6 @@ import type { NbdArena, NbdEngine, NbdRing, NbdSockets } from "./ports.ts";
 export const MAX_CONNECTIONS = 64;
 /** Most requests under way in one connection. */
 export const MAX_ACTIVE = 256;
-/** After a failed accept (out of file descriptors, say) nobody is let in for so long. */
-const ACCEPT_PAUSE_MS = 1000;
 
 const PAGE_BYTES = 4096;
 const CONNECTION_BYTES = Math.ceil(Connection.SIZE_BYTES / PAGE_BYTES) * PAGE_BYTES;
@@ -32,22 +31,20 @@ export interface NbdServerOptions {
   engine: NbdEngine;
   sockets: NbdSockets;
   served: Export;
-  /** Listening sockets; `tcp` ones get TCP_NODELAY. They stay the caller's. */
-  listeners: readonly { fd: number; tcp: boolean }[];
+  /** The listening socket; it stays the caller's. Connections of a `tcp` one get TCP_NODELAY. */
+  listener: { fd: number; tcp: boolean };
 }
 
 export class NbdServer {
   /** Turns new clients away; the ones that are there go on. */
   refusing = false;
   readonly #hub: Hub;
-  readonly #listeners: readonly { fd: number; tcp: boolean }[];
-  readonly #accepting: Uint8Array;
+  readonly #listener: { fd: number; tcp: boolean };
+  readonly #acceptor: Acceptor;
   readonly #connections: Connection[] = [];
   #serial = 0;
   /** Where the round of stalled connections begins. */
   #first = 0;
-  #accept_failed = false;
-  #accept_again_ms = Infinity;
   /** One more than the highest place that was ever taken. */
   #used = 0;
 
@@ -57,8 +54,8 @@ export class NbdServer {
   constructor(o: NbdServerOptions) {
     const users = { recv_user: tokenOf(KIND_NBD_RECV), send_user: tokenOf(KIND_NBD_SEND) };
     this.#hub = new Hub({ ...o, ...users }, () => this.#collectPlaced());
-    this.#listeners = o.listeners;
-    this.#accepting = new Uint8Array(o.listeners.length);
+    this.#listener = o.listener;
+    this.#acceptor = new Acceptor(o.ring, tokenOf(KIND_NBD_ACCEPT), o.listener.fd);
     // One client leaves slots for others.
     const max_active = Math.max(1, Math.min(MAX_ACTIVE, o.engine.max_requests >> 1));
     const addr = o.arena.alloc(MAX_CONNECTIONS * CONNECTION_BYTES, PAGE_BYTES);
@@ -70,7 +67,7 @@ export class NbdServer {
 
   /** Lets clients in. */
   start(): void {
-    for (let i = 0; i < this.#listeners.length; i++) this.#accept(i);
+    this.#acceptor.start();
   }
 
   /** Connections in the transmission phase: while there are any, the device is in use. */
@@ -97,7 +94,7 @@ export class NbdServer {
     const index = user & INDEX_MASK;
     if (kind === KIND_NBD_RECV) this.#connections[index]!.received(result);
     else if (kind === KIND_NBD_SEND) this.#connections[index]!.sent(result);
-    else this.#accepted(index, result);
+    else this.#admit(this.#acceptor.ended(result));
   }
 
   /**
@@ -107,8 +104,7 @@ export class NbdServer {
   turn(now_ms: number): boolean {
     const hub = this.#hub;
     hub.fed = false;
-    if (this.#accept_failed) this.#pauseAccepting(now_ms);
-    if (now_ms >= this.#accept_again_ms) this.#acceptAgain();
+    this.#acceptor.turn(now_ms);
     this.#collectPlaced();
     this.#collectAnswered();
     const ended = hub.ended;
@@ -119,7 +115,7 @@ export class NbdServer {
 
   /** How long the loop may sleep before the next turn. */
   nextTimerMs(now_ms: number): number {
-    return Math.max(0, this.#accept_again_ms - now_ms);
+    return this.#acceptor.nextTimerMs(now_ms);
   }
 
   #collectPlaced(): void {
@@ -149,41 +145,14 @@ export class NbdServer {
     if (stalled) this.#first = (this.#first + 1) % this.#used;
   }
 
-  #accept(index: number): void {
-    this.#accepting[index] = 1;
-    this.#hub.ring.accept(tokenOf(KIND_NBD_ACCEPT) + index, this.#listeners[index]!.fd);
-  }
-
-  /** Whatever failed, trying again at once could go on for ever. */
-  #pauseAccepting(now_ms: number): void {
-    this.#accept_failed = false;
-    this.#accept_again_ms = Math.min(this.#accept_again_ms, now_ms + ACCEPT_PAUSE_MS);
-  }
-
-  #acceptAgain(): void {
-    this.#accept_again_ms = Infinity;
-    for (let i = 0; i < this.#listeners.length; i++) {
-      if (this.#accepting[i] === 0) this.#accept(i);
-    }
-  }
-
-  #accepted(index: number, result: number): void {
-    this.#accepting[index] = 0;
-    if (result < 0) {
-      this.#accept_failed = true;
-      return;
-    }
-    this.#accept(index);
-    this.#admit(result, this.#listeners[index]!.tcp);
-  }
-
-  #admit(fd: number, tcp: boolean): void {
+  #admit(fd: number): void {
+    if (fd < 0) return;
     const place = this.refusing ? null : this.#freePlace();
     if (place === null) {
       this.#hub.sockets.close(fd);
       return;
     }
-    if (tcp) this.#hub.sockets.setNoDelay(fd);
+    if (this.#listener.tcp) this.#hub.sockets.setNoDelay(fd);
     this.#serial += 1;
     this.#used = Math.max(this.#used, place.index + 1);
     place.open(fd, this.#serial);

@@ -44,9 +44,10 @@ class Rig {
         name: "fast",
         description: "a test",
         size_bytes: SIZE_BYTES,
+        max_request_bytes: nbd.MAX_REQUEST_BYTES,
         read_only: o.read_only ?? false,
       },
-      listeners: [{ fd: LISTEN_FD, tcp: false }],
+      listener: { fd: LISTEN_FD, tcp: false },
     });
     this.server.start();
   }
@@ -186,7 +187,7 @@ Deno.test("EXPORT_NAME leads to the transmission phase, with requests right behi
   client.request(1, nbd.CMD_READ, 0, 512);
   rig.settle();
   client.take(18);
-  const flags = transmissionFlags({ name: "", description: "", size_bytes: 0, read_only: false });
+  const flags = transmissionFlags(false);
   assertEquals(client.take(10), [...u32(0, SIZE_BYTES), flags >> 8, flags & 255]);
   assertEquals(outcomes(client.replies()), [[1, OK]]);
   client.disconnect();
@@ -304,6 +305,22 @@ Deno.test("one client's writes wait for space, others go on", () => {
   assertEquals([...rig.engine.content.subarray(0, 100_000)], bytesOf(1, 100_000));
 });
 
+Deno.test("a write that fails before it has a place: its payload is skipped", () => {
+  const rig = new Rig();
+  const client = rig.client();
+  rig.engine.is_full = true;
+  client.write(1, 0, bytesOf(1, 3000));
+  client.write(2, 0, bytesOf(2, 150_000));
+  client.request(3, nbd.CMD_READ, 0, 512);
+  rig.settle();
+  rig.engine.is_broken = true;
+  rig.settle();
+  assertEquals(outcomes(client.replies()), [[1, EIO], [2, EIO], [3, OK]]);
+  client.disconnect();
+  rig.settle();
+  rig.assertIdle();
+});
+
 Deno.test("a client that reads nothing holds up nobody and cannot take all slots", () => {
   const rig = new Rig();
   const [stuck, other] = [rig.client(), rig.client()];
@@ -371,8 +388,10 @@ Deno.test("requests that were complete when the client closed its side are answe
   rig.assertIdle();
 });
 
+type Trouble = "works" | "sleeps" | "is full" | "breaks";
+
 // Where the client is when it vanishes: [what, sends, the engine then]
-const VANISHING: [string, (client: Client) => void, "works" | "sleeps" | "is full"][] = [
+const VANISHING: [string, (client: Client) => void, Trouble][] = [
   ["in a header", (c) => c.send(u32(nbd.REQUEST_MAGIC)), "works"],
   ["with reads in the engine", (c) => readMany(c, 20), "sleeps"],
   ["in a short payload", (c) => partOfWrite(c, 4096, 4095), "works"],
@@ -380,6 +399,7 @@ const VANISHING: [string, (client: Client) => void, "works" | "sleeps" | "is ful
   ["before a payload", (c) => partOfWrite(c, 150 * KiB, 0), "works"],
   ["in a payload without a place", (c) => partOfWrite(c, 150 * KiB, 10), "is full"],
   ["with a whole payload without a place", (c) => partOfWrite(c, 9000, 9000), "is full"],
+  ["in the payload of a write that fails", (c) => partOfWrite(c, 9000, 500), "breaks"],
   ["behind a full buffer", (c) => [1, 2, 3].map(() => partOfWrite(c, 9e4, 9e4)), "is full"],
   ["in a skipped payload", (c) => c.request(1, nbd.CMD_WRITE, SIZE_BYTES, 5000), "works"],
   ["with a reply half sent", (c) => readMany(c, 20), "works"],
@@ -400,6 +420,7 @@ Deno.test("a client may vanish anywhere: nothing of it stays, the others go on",
       const [victim, other] = [rig.client(), rig.client()];
       rig.engine.is_asleep = engine_then === "sleeps";
       rig.engine.is_full = engine_then === "is full";
+      rig.engine.is_broken = engine_then === "breaks";
       rig.ring.chop_bytes = 2000;
       act(victim);
       for (let i = 0; i < turns; i++) rig.turn();
