@@ -89,7 +89,7 @@ export function checkUuid(uuid: string): void {
  */
 export function runRoot(): string {
   const chosen = Deno.env.get("PCACHE_RUN_DIR");
-  if (chosen) return absolutePath(chosen);
+  if (chosen) return absolutePath(chosen).replace(/(.)\/+$/, "$1");
   if (Deno.uid() === 0) return "/run/pcache";
   const runtime_dir = Deno.env.get("XDG_RUNTIME_DIR");
   if (runtime_dir) return `${absolutePath(runtime_dir)}/pcache`;
@@ -100,7 +100,7 @@ export function runRoot(): string {
 
 /** The path as seen from the root directory, so that it keeps its meaning in another working directory. */
 export function absolutePath(path: string): string {
-  return path.startsWith("/") ? path : `${Deno.cwd()}/${path}`;
+  return path.startsWith("/") ? path : `${Deno.cwd()}/${path.replace(/^(\.\/+)+/, "")}`;
 }
 
 /** Path of a device's control socket. */

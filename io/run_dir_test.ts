@@ -67,9 +67,9 @@ Deno.test("checkUuid refuses what does not fit a line", () => {
 Deno.test("runRoot is absolute", () => {
   const before = Deno.env.get("PCACHE_RUN_DIR");
   try {
-    Deno.env.set("PCACHE_RUN_DIR", "some/dir");
+    Deno.env.set("PCACHE_RUN_DIR", "./some/dir");
     assertEquals(runRoot(), `${Deno.cwd()}/some/dir`);
-    Deno.env.set("PCACHE_RUN_DIR", "/some/dir");
+    Deno.env.set("PCACHE_RUN_DIR", "/some/dir/");
     assertEquals(runRoot(), "/some/dir");
   } finally {
     if (before === undefined) Deno.env.delete("PCACHE_RUN_DIR");
