@@ -24,6 +24,17 @@ import { EINTR, EOPNOTSUPP, errorText, libc, result, Word } from "./libc.ts";
 import { type Libpmem, loadLibpmem } from "./libpmem.ts";
 import type { Ring } from "./ring.ts";
 
+/** The optional libraries; null where they are not installed. */
+export interface Libraries {
+  crc: CrcFunction | null;
+  libpmem: Libpmem | null;
+}
+
+/** Loads the libraries that are installed. */
+export function loadLibraries(): Libraries {
+  return { crc: loadIsal(), libpmem: loadLibpmem() };
+}
+
 /** How the cache device's bytes become durable: see the module's description. */
 export type MediumKind = "pmem" | "file" | "block" | "tmpfs";
 
@@ -85,7 +96,13 @@ export class Medium implements Memory {
    * @param barrier_user the ring's token for barriers: when its completion comes, `Engine.barrierDone` is due
    * @throws CacheError when it cannot be mapped
    */
-  constructor(arena: Arena, file: DeviceFile, ring: Ring, barrier_user: number) {
+  constructor(
+    arena: Arena,
+    file: DeviceFile,
+    ring: Ring,
+    barrier_user: number,
+    libraries: Libraries = loadLibraries(),
+  ) {
     assert(arena.cache_bytes === file.size_bytes, "the arena is made for the cache device");
     this.cache_bytes = arena.cache_bytes;
     this.buffer_addr = arena.buffer_addr;
@@ -96,11 +113,9 @@ export class Medium implements Memory {
     this.#file = file;
     this.#ring = ring;
     this.#barrier_user = barrier_user;
-    this.#crc = loadIsal();
-
-    const libpmem = loadLibpmem();
-    this.kind = findKind(file, libpmem);
-    this.#libpmem = this.kind === "pmem" ? libpmem : null;
+    this.#crc = libraries.crc;
+    this.kind = findKind(file, libraries.libpmem);
+    this.#libpmem = this.kind === "pmem" ? libraries.libpmem : null;
     this.barrier_is_cheap = this.kind === "pmem" || this.kind === "tmpfs";
     // Where libpmem was told to take any mapping for persistent memory, MAP_SYNC is refused, and not needed.
     const synced = this.kind === "pmem" && arena.mapCache(file.fd, true) === 0;

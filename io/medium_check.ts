@@ -1,0 +1,94 @@
+/**
+ * What holds for a cache device on every medium. A module of its own, because libpmem reads `PMEM_IS_PMEM_FORCE` once, when
+ * it is loaded: the tests run it as a program with that set.
+ *
+ *     deno run -A io/medium_check.ts PATH KIND
+ *
+ * @module
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import { Arena } from "./arena.ts";
+import { closeDevice, openDevice } from "./files.ts";
+import { type Libraries, loadLibraries, Medium, type MediumKind } from "./medium.ts";
+import { PollRing } from "./poll_ring.ts";
+import type { Ring } from "./ring.ts";
+import { pattern } from "./testing.ts";
+import { UringRing } from "./uring.ts";
+
+export const CACHE_BYTES = 8 << 20;
+export const BARRIER_USER = 0x42000001;
+
+/** Opens the cache device at `path` as a process would, runs `body`, and closes everything. */
+export function withMedium(
+  path: string,
+  body: (medium: Medium, ring: Ring, fd: number) => void,
+  libraries: Libraries = loadLibraries(),
+): void {
+  const file = openDevice("cache", path, false);
+  const arena = new Arena({
+    cache_bytes: file.size_bytes,
+    buffer_bytes: 1 << 20,
+    io_bytes: 1 << 20,
+  });
+  const opened = UringRing.open(arena, 8);
+  const ring = opened instanceof UringRing ? opened : new PollRing(arena, 8);
+  try {
+    body(new Medium(arena, file, ring, BARRIER_USER, libraries), ring, file.fd);
+  } finally {
+    ring.close();
+    arena.close();
+    closeDevice(file);
+  }
+}
+
+/** Writes, reads and makes durable in every way, and compares the file. It must be `CACHE_BYTES` long. */
+export function checkMedium(path: string, kind: MediumKind): void {
+  const before = pattern(CACHE_BYTES, 1);
+  Deno.writeFileSync(path, before, { create: false });
+  const later = pattern(5000, 2);
+  withMedium(path, (medium, ring) => {
+    assertEquals(medium.kind, kind);
+    assertEquals(medium.cache_bytes, CACHE_BYTES);
+    medium.allocate();
+
+    const into = new Uint8Array(6000);
+    medium.read(4096, into, 5000);
+    assertEquals(into.slice(0, 5000), before.slice(4096, 4096 + 5000));
+    assertEquals(into.slice(5000), new Uint8Array(1000));
+
+    medium.write(12_345, later, 5000);
+    medium.write(40_000, later, 100);
+    medium.copy(medium.buffer_addr + 7, 12_345, 5000);
+    medium.copy(100_000, medium.buffer_addr + 7, 5000);
+    medium.read(medium.buffer_addr + 7, into, 5000);
+    assertEquals(into.slice(0, 5000), later);
+    medium.read(100_000, into, 5000);
+    assertEquals(into.slice(0, 5000), later);
+    // Apart, adjacent, overlapping, and enclosed.
+    medium.persist(12_345, 2000);
+    medium.persist(14_345, 3000);
+    medium.persist(100_000, 3000);
+    medium.persist(99_999, 5001);
+    medium.persist(101_000, 1);
+    medium.persist(40_000, 100);
+
+    const done = medium.barrier();
+    assertEquals(done, kind === "pmem" || kind === "tmpfs");
+    assertEquals(medium.barrier_is_cheap, done);
+    if (!done) {
+      ring.wait(60_000);
+      assert(ring.next());
+      assertEquals([ring.user, ring.result], [BARRIER_USER, 0]);
+    }
+    assert(!ring.next());
+    medium.barrierSync();
+  });
+  const expected = before.slice();
+  expected.set(later, 12_345);
+  expected.set(later.slice(0, 100), 40_000);
+  expected.set(later, 100_000);
+  assertEquals(Deno.readFileSync(path), expected);
+}
+
+if (import.meta.main) checkMedium(Deno.args[0]!, Deno.args[1] as MediumKind);
