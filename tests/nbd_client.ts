@@ -1,0 +1,385 @@
+/**
+ * An NBD client for tests and the demo, on `Deno.connect`: nothing of it is shared with the server, so that each checks
+ * the other. Requests may overlap; their answers are told apart by cookie.
+ *
+ * @module
+ */
+
+/** A request that the server answered with an error number. */
+export class NbdError extends Error {
+  override readonly name = "NbdError";
+  readonly errno: number;
+  constructor(what: string, errno: number) {
+    super(`${what}: the server answers error ${errno}`);
+    this.errno = errno;
+  }
+}
+
+/** The connection ended, or what came over it is not NBD. */
+export class NbdBroken extends Error {
+  override readonly name = "NbdBroken";
+}
+
+const GREETING = "NBDMAGICIHAVEOPT";
+const OPTION_MAGIC = 0x49484156454f5054n;
+const OPTION_REPLY_MAGIC = 0x3e889045565a9n;
+const REQUEST_MAGIC = 0x25609513;
+const REPLY_MAGIC = 0x67446698;
+const MAX_REPLY_DATA_BYTES = 1 << 20;
+const READ_CHUNK_BYTES = 256 * 1024;
+
+export const OPT = { EXPORT_NAME: 1, ABORT: 2, LIST: 3, STARTTLS: 5, INFO: 6, GO: 7 } as const;
+export const REP = { ACK: 1, SERVER: 2, INFO: 3 } as const;
+export const INFO = { EXPORT: 0, NAME: 1, DESCRIPTION: 2, BLOCK_SIZE: 3 } as const;
+export const CMD = { READ: 0, WRITE: 1, DISC: 2, FLUSH: 3, TRIM: 4 } as const;
+export const FUA = 1;
+const FLAG_READ_ONLY = 2;
+
+/** Where an NBD URI leads: `nbd+unix:///NAME?socket=PATH` or `nbd://HOST:PORT/NAME`. */
+export function parseUri(
+  uri: string,
+): { address: Deno.ConnectOptions | UnixAddress; name: string } {
+  const url = new URL(uri);
+  const name = decodeURIComponent(url.pathname.replace(/^\//, ""));
+  if (url.protocol === "nbd+unix:") {
+    const path = url.searchParams.get("socket");
+    if (path === null) throw new Error(`NBD URI ${uri}: socket=PATH is wanted`);
+    return { address: { transport: "unix", path }, name };
+  }
+  if (url.protocol !== "nbd:") throw new Error(`NBD URI ${uri}: nbd or nbd+unix is wanted`);
+  const hostname = url.hostname.replace(/^\[|\]$/g, "");
+  return { address: { hostname, port: Number(url.port || 10809) }, name };
+}
+
+interface UnixAddress {
+  transport: "unix";
+  path: string;
+}
+
+/** A connection as bytes: for what a well-behaved client would not do. */
+export class RawConnection {
+  readonly #connection: Deno.Conn;
+  #buffer = new Uint8Array(READ_CHUNK_BYTES);
+  #from = 0;
+  #to = 0;
+  #outgoing: Uint8Array[] = [];
+  #sending: Promise<void> | null = null;
+
+  private constructor(connection: Deno.Conn) {
+    this.#connection = connection;
+  }
+
+  static async open(uri: string): Promise<RawConnection> {
+    const { address } = parseUri(uri);
+    const connection = "transport" in address && address.transport === "unix"
+      ? await Deno.connect(address)
+      : await Deno.connect(address as Deno.ConnectOptions);
+    return new RawConnection(connection);
+  }
+
+  /** Sends all bytes of the parts, in order, after what was sent before. */
+  send(...parts: Uint8Array[]): Promise<void> {
+    this.#outgoing.push(...parts);
+    this.#sending ??= this.#drain().finally(() => this.#sending = null);
+    return this.#sending;
+  }
+
+  async #drain(): Promise<void> {
+    while (this.#outgoing.length > 0) {
+      const parts = this.#outgoing;
+      this.#outgoing = [];
+      const bytes = concat(parts);
+      for (let at = 0; at < bytes.length;) {
+        at += await this.#connection.write(bytes.subarray(at));
+      }
+    }
+  }
+
+  /** The next `count` bytes, valid until the next call. Throws `NbdBroken` when the connection ends before. */
+  async take(count: number): Promise<Uint8Array> {
+    if (this.#to - this.#from < count) await this.#fill(count);
+    this.#from += count;
+    return this.#buffer.subarray(this.#from - count, this.#from);
+  }
+
+  async #fill(count: number): Promise<void> {
+    const rest = this.#buffer.subarray(this.#from, this.#to);
+    if (count > this.#buffer.length) this.#buffer = new Uint8Array(count);
+    this.#buffer.set(rest);
+    [this.#from, this.#to] = [0, rest.length];
+    while (this.#to < count) {
+      const got = await this.#connection.read(this.#buffer.subarray(this.#to)).catch(() => null);
+      if (got === null) throw new NbdBroken(`connection ended, ${count - this.#to} bytes missing`);
+      this.#to += got;
+    }
+  }
+
+  /** Everything up to the end of the connection. */
+  async takeRest(): Promise<Uint8Array> {
+    const parts: Uint8Array[] = [];
+    try {
+      for (;;) parts.push((await this.take(1)).slice());
+    } catch (error) {
+      if (!(error instanceof NbdBroken)) throw error;
+      return concat(parts);
+    }
+  }
+
+  /** Ends the sending side only. */
+  async closeWrite(): Promise<void> {
+    await this.#connection.closeWrite();
+  }
+
+  close(): void {
+    try {
+      this.#connection.close();
+    } catch (error) {
+      if (!(error instanceof Deno.errors.BadResource)) throw error;
+    }
+  }
+}
+
+/** A reply to an option: the data of the replies before the last one, and the type of the last one. */
+export interface OptionOutcome {
+  type: number;
+  data: { type: number; data: Uint8Array }[];
+  /** What the server says to an error. */
+  text: string;
+}
+
+/** The negotiation, step by step. */
+export class NbdNegotiation {
+  readonly raw: RawConnection;
+
+  private constructor(raw: RawConnection) {
+    this.raw = raw;
+  }
+
+  /** Connects and agrees on fixed newstyle without zeroes. */
+  static async open(uri: string): Promise<NbdNegotiation> {
+    const raw = await RawConnection.open(uri);
+    try {
+      const greeting = await raw.take(18);
+      const text = new TextDecoder().decode(greeting.subarray(0, 16));
+      if (text !== GREETING || greeting[17] !== 3) throw new NbdBroken(`greeting ${text}`);
+      await raw.send(u32(3));
+      return new NbdNegotiation(raw);
+    } catch (error) {
+      raw.close();
+      throw error;
+    }
+  }
+
+  /** Sends an option and waits for its outcome. Not for EXPORT_NAME, which has no reply. */
+  async option(option: number, data: Uint8Array = new Uint8Array(0)): Promise<OptionOutcome> {
+    await this.raw.send(optionMessage(option, data));
+    const outcome: OptionOutcome = { type: 0, data: [], text: "" };
+    for (;;) {
+      const head = viewOf(await this.raw.take(20));
+      if (head.getBigUint64(0) !== OPTION_REPLY_MAGIC || head.getUint32(8) !== option) {
+        throw new NbdBroken(`reply to option ${option}: wrong magic or option`);
+      }
+      outcome.type = head.getUint32(12);
+      const len = head.getUint32(16);
+      if (len > MAX_REPLY_DATA_BYTES) {
+        throw new NbdBroken(`reply to option ${option}: ${len} bytes`);
+      }
+      const reply = (await this.raw.take(len)).slice();
+      if (outcome.type >= 0x80000000) outcome.text = new TextDecoder().decode(reply);
+      if (outcome.type >= 0x80000000 || outcome.type === REP.ACK) return outcome;
+      outcome.data.push({ type: outcome.type, data: reply });
+    }
+  }
+
+  /** INFO or GO, asking for the given information types. */
+  async ask(option: number, name: string, types: number[]): Promise<OptionOutcome> {
+    const text = new TextEncoder().encode(name);
+    return await this.option(option, concat([u32(text.length), text, u16(types.length, ...types)]));
+  }
+
+  /** EXPORT_NAME: the size and the transmission flags. */
+  async exportName(name: string): Promise<{ size_bytes: number; flags: number }> {
+    await this.raw.send(optionMessage(OPT.EXPORT_NAME, new TextEncoder().encode(name)));
+    const reply = viewOf(await this.raw.take(10));
+    return { size_bytes: Number(reply.getBigUint64(0)), flags: reply.getUint16(8) };
+  }
+}
+
+interface Pending {
+  what: string;
+  /** Bytes that a good reply carries. */
+  data_bytes: number;
+  resolve(data: Uint8Array): void;
+  reject(error: Error): void;
+}
+
+/** A client in the transmission phase. */
+export class NbdClient {
+  readonly raw: RawConnection;
+  readonly size_bytes: number;
+  /** The transmission flags. */
+  readonly flags: number;
+  readonly #pending = new Map<number, Pending>();
+  #cookie = 0;
+  #broken: Error | null = null;
+  readonly #receiving: Promise<void>;
+
+  private constructor(raw: RawConnection, size_bytes: number, flags: number) {
+    this.raw = raw;
+    this.size_bytes = size_bytes;
+    this.flags = flags;
+    this.#receiving = this.#receive();
+  }
+
+  /** Connects to the export that the URI names. */
+  static async connect(uri: string): Promise<NbdClient> {
+    const negotiation = await NbdNegotiation.open(uri);
+    try {
+      const outcome = await negotiation.ask(OPT.GO, parseUri(uri).name, []);
+      if (outcome.type !== REP.ACK) throw new NbdBroken(`GO: ${outcome.text}`);
+      const info = outcome.data.map((d) => viewOf(d.data)).find((d) =>
+        d.getUint16(0) === INFO.EXPORT
+      );
+      if (info === undefined) throw new NbdBroken("GO: no size");
+      return new NbdClient(negotiation.raw, Number(info.getBigUint64(2)), info.getUint16(10));
+    } catch (error) {
+      negotiation.raw.close();
+      throw error;
+    }
+  }
+
+  get is_read_only(): boolean {
+    return (this.flags & FLAG_READ_ONLY) !== 0;
+  }
+
+  async read(off_bytes: number, len_bytes: number): Promise<Uint8Array> {
+    return await this.request(CMD.READ, off_bytes, len_bytes, len_bytes);
+  }
+
+  /** Writes; with `fua` it is answered when it is durable. */
+  async write(off_bytes: number, bytes: Uint8Array, options = { fua: false }): Promise<void> {
+    const flags = options.fua ? FUA : 0;
+    await this.request(CMD.WRITE, off_bytes, bytes.length, 0, flags, bytes);
+  }
+
+  async flush(): Promise<void> {
+    await this.request(CMD.FLUSH, 0, 0, 0);
+  }
+
+  /**
+   * Any request, sensible or not; resolves with the data of the reply.
+   *
+   * Rejects with `NbdError` for an error reply and with `NbdBroken` when the connection ends first.
+   */
+  request(
+    type: number,
+    off_bytes: number,
+    len_bytes: number,
+    data_bytes: number,
+    flags = 0,
+    payload = new Uint8Array(0),
+  ): Promise<Uint8Array> {
+    if (this.#broken !== null) return Promise.reject(this.#broken);
+    const cookie = this.#cookie = (this.#cookie + 1) >>> 0;
+    const what = `request ${type} of ${len_bytes} bytes at ${off_bytes}`;
+    return new Promise((resolve, reject) => {
+      this.#pending.set(cookie, { what, data_bytes, resolve, reject });
+      const message = requestMessage(type, cookie, off_bytes, len_bytes, flags);
+      this.raw.send(message, payload).catch((error) => this.#break(error));
+    });
+  }
+
+  async #receive(): Promise<void> {
+    try {
+      for (;;) {
+        const head = viewOf(await this.raw.take(16));
+        const [errno, cookie] = [head.getUint32(4), head.getUint32(12)];
+        const pending = this.#pending.get(cookie);
+        if (head.getUint32(0) !== REPLY_MAGIC || head.getUint32(8) !== 0 || pending === undefined) {
+          throw new NbdBroken("reply with a wrong magic or an unknown cookie");
+        }
+        this.#pending.delete(cookie);
+        if (errno !== 0) pending.reject(new NbdError(pending.what, errno));
+        else pending.resolve((await this.raw.take(pending.data_bytes)).slice());
+      }
+    } catch (error) {
+      this.#break(error as Error);
+    }
+  }
+
+  #break(error: Error): void {
+    this.#broken ??= error;
+    for (const pending of this.#pending.values()) pending.reject(this.#broken);
+    this.#pending.clear();
+    this.raw.close();
+  }
+
+  /** Says goodbye, and waits until the server has closed the connection. */
+  async close(): Promise<void> {
+    if (this.#broken === null) {
+      await this.raw.send(requestMessage(CMD.DISC, 0, 0, 0, 0)).catch(() => {});
+    }
+    await this.#receiving;
+    this.raw.close();
+  }
+
+  /** Breaks the connection off, whatever is under way. */
+  async vanish(): Promise<void> {
+    this.#break(new NbdBroken("the client vanished"));
+    await this.#receiving;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+/** An option as it is sent; `len` may lie about the data. */
+export function optionMessage(option: number, data: Uint8Array, len = data.length): Uint8Array {
+  const head = new DataView(new ArrayBuffer(16));
+  head.setBigUint64(0, OPTION_MAGIC);
+  head.setUint32(8, option);
+  head.setUint32(12, len);
+  return concat([new Uint8Array(head.buffer), data]);
+}
+
+/** A request as it is sent, without its payload. */
+export function requestMessage(
+  type: number,
+  cookie: number,
+  off_bytes: number,
+  len_bytes: number,
+  flags: number,
+): Uint8Array {
+  const head = new DataView(new ArrayBuffer(28));
+  head.setUint32(0, REQUEST_MAGIC);
+  head.setUint16(4, flags);
+  head.setUint16(6, type);
+  head.setUint32(12, cookie);
+  head.setBigUint64(16, BigInt(off_bytes));
+  head.setUint32(24, len_bytes);
+  return new Uint8Array(head.buffer);
+}
+
+function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+function u32(value: number): Uint8Array {
+  return new Uint8Array([value >>> 24, value >>> 16, value >>> 8, value]);
+}
+
+function u16(...values: number[]): Uint8Array {
+  return new Uint8Array(values.flatMap((value) => [value >> 8, value & 255]));
+}
+
+function concat(parts: Uint8Array[]): Uint8Array {
+  if (parts.length === 1) return parts[0]!;
+  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    bytes.set(part, at);
+    at += part.length;
+  }
+  return bytes;
+}
