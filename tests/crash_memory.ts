@@ -1,5 +1,5 @@
 /**
- * A simulated cache device that loses power between two stores.
+ * A simulated cache device that loses power between two stores, or between a store and its barrier.
  *
  * Two kinds of end: the process is killed, and every store made is there; or the machine loses power, and of the stores
  * that were not persisted before a barrier any 8-byte word may be there or not (an aligned word is never torn).
@@ -12,12 +12,13 @@ import type { Random } from "./random.ts";
 
 const WORD_BYTES = 8;
 
-/** Thrown by the store at which the power fails, instead of storing. */
+/** Thrown by the store or barrier at which the power fails, instead of what it was to do. */
 export class PowerCut extends Error {}
 
 export class CrashMemory extends SimMemory {
-  /** The store, counted from 0, at which the power fails. */
-  readonly cut_at_store: number;
+  /** Stores to the cache device and barriers so far. */
+  events = 0;
+  readonly #cut_at_event: number;
   readonly #options: SimMemoryOptions;
   /** What survives for certain. */
   readonly #durable: Uint8Array;
@@ -25,13 +26,16 @@ export class CrashMemory extends SimMemory {
   #pending: { readonly addr: number; readonly bytes: Uint8Array }[] = [];
   #persisted: { readonly addr: number; readonly len: number }[] = [];
 
-  /** `content` is what the cache device holds at first, and it is durable. */
-  constructor(options: SimMemoryOptions, content: Uint8Array, cut_at_store = Infinity) {
+  /**
+   * `content` is what the cache device holds at first, and it is durable. The power fails at the store or barrier number
+   * `cut_at_event`, counted from 0.
+   */
+  constructor(options: SimMemoryOptions, content: Uint8Array, cut_at_event = Infinity) {
     super(options);
     this.#options = options;
     this.cache.set(content);
     this.#durable = content.slice();
-    this.cut_at_store = cut_at_store;
+    this.#cut_at_event = cut_at_event;
   }
 
   override write(addr: number, from: Uint8Array, len_bytes: number): void {
@@ -52,11 +56,13 @@ export class CrashMemory extends SimMemory {
   }
 
   override barrierSync(): void {
+    this.#beforeEvent();
     super.barrierSync();
     this.#settle();
   }
 
   override barrier(): boolean {
+    this.#beforeEvent();
     if (!super.barrier()) throw new Error("CrashMemory: barriers must not be asynchronous");
     this.#settle();
     return true;
@@ -84,9 +90,14 @@ export class CrashMemory extends SimMemory {
   }
 
   #beforeStore(addr: number, len_bytes: number): void {
-    if (addr < this.cache_bytes && len_bytes > 0 && this.stores >= this.cut_at_store) {
-      throw new PowerCut(`the power fails at store ${this.stores}`);
+    if (addr < this.cache_bytes && len_bytes > 0) this.#beforeEvent();
+  }
+
+  #beforeEvent(): void {
+    if (this.events >= this.#cut_at_event) {
+      throw new PowerCut(`the power fails at event ${this.events}`);
     }
+    this.events++;
   }
 
   #afterStore(addr: number, len_bytes: number): void {
