@@ -80,7 +80,7 @@ export class RawConnection {
   /** Sends all bytes of the parts, in order, after what was sent before. */
   send(...parts: Uint8Array[]): Promise<void> {
     this.#outgoing.push(...parts);
-    this.#sending ??= this.#drain().finally(() => this.#sending = null);
+    this.#sending ??= this.#drain();
     return this.#sending;
   }
 
@@ -93,10 +93,12 @@ export class RawConnection {
         at += await this.#connection.write(bytes.subarray(at));
       }
     }
+    // Here and not when the promise is seen to be done: by then more may have been queued.
+    this.#sending = null;
   }
 
   /** The next `count` bytes, valid until the next call. Throws `NbdBroken` when the connection ends before. */
-  async take(count: number): Promise<Uint8Array> {
+  async take(count: number): Promise<Uint8Array<ArrayBuffer>> {
     if (this.#to - this.#from < count) await this.#fill(count);
     this.#from += count;
     return this.#buffer.subarray(this.#from - count, this.#from);
@@ -115,7 +117,7 @@ export class RawConnection {
   }
 
   /** Everything up to the end of the connection. */
-  async takeRest(): Promise<Uint8Array> {
+  async takeRest(): Promise<Uint8Array<ArrayBuffer>> {
     const parts: Uint8Array[] = [];
     try {
       for (;;) parts.push((await this.take(1)).slice());
@@ -209,7 +211,7 @@ interface Pending {
   what: string;
   /** Bytes that a good reply carries. */
   data_bytes: number;
-  resolve(data: Uint8Array): void;
+  resolve(data: Uint8Array<ArrayBuffer>): void;
   reject(error: Error): void;
 }
 
@@ -252,7 +254,7 @@ export class NbdClient {
     return (this.flags & FLAG_READ_ONLY) !== 0;
   }
 
-  async read(off_bytes: number, len_bytes: number): Promise<Uint8Array> {
+  async read(off_bytes: number, len_bytes: number): Promise<Uint8Array<ArrayBuffer>> {
     return await this.request(CMD.READ, off_bytes, len_bytes, len_bytes);
   }
 
@@ -277,8 +279,8 @@ export class NbdClient {
     len_bytes: number,
     data_bytes: number,
     flags = 0,
-    payload = new Uint8Array(0),
-  ): Promise<Uint8Array> {
+    payload: Uint8Array = new Uint8Array(0),
+  ): Promise<Uint8Array<ArrayBuffer>> {
     if (this.#broken !== null) return Promise.reject(this.#broken);
     const cookie = this.#cookie = (this.#cookie + 1) >>> 0;
     const what = `request ${type} of ${len_bytes} bytes at ${off_bytes}`;
@@ -373,8 +375,7 @@ function u16(...values: number[]): Uint8Array {
   return new Uint8Array(values.flatMap((value) => [value >> 8, value & 255]));
 }
 
-function concat(parts: Uint8Array[]): Uint8Array {
-  if (parts.length === 1) return parts[0]!;
+function concat(parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
   for (const part of parts) {
