@@ -108,7 +108,7 @@ export class WriteBack {
   #stage = IDLE;
   #barrier = 0;
   #log_target = 0;
-  #last_end_ms = -Infinity;
+  #last_end_ms: number;
   #retry_at_ms = -Infinity;
   #retry_ms = RETRY_MS;
 
@@ -132,6 +132,7 @@ export class WriteBack {
 
   constructor(state: EngineState) {
     this.#state = state;
+    this.#last_end_ms = state.now_ms;
     const { cache, memory } = state;
     const { seg, off } = cache.dirty_tail;
     this.#reader = new LogReader(cache, memory, seg, off);
