@@ -174,7 +174,7 @@ export class Medium implements Memory {
     for (let done = 0; done < len_bytes;) {
       const got = result(libc.pread_into(
         this.#file.fd,
-        into.subarray(done) as Uint8Array<ArrayBuffer>,
+        (done === 0 ? into : into.subarray(done)) as Uint8Array<ArrayBuffer>,
         this.#len_word.set(len_bytes - done),
         this.#off_word.set(addr + done),
       ));
