@@ -1,6 +1,6 @@
 /**
- * The arena: one reserved stretch of virtual memory, seen as one `ArrayBuffer`, in which everything lies that bytes move
- * between. An address (`addr`) is an offset into it, a plain number:
+ * The arena: one reserved stretch of virtual memory, seen as one `ArrayBuffer`, in which everything lies that
+ * bytes move between. An address (`addr`) is an offset into it, a plain number:
  *
  *   [0, cache_bytes)                the cache device, mapped
  *   [buffer_addr, + buffer_bytes)   the engine's transfer buffers

@@ -39,7 +39,7 @@ export class FileBacking implements Backing {
   readonly #fd: number;
   /** -1: there is no direct I/O. */
   readonly #direct_fd: number;
-  /** Offsets and lengths of a direct request are multiples of the first, its ranges' lengths and addresses of the others. */
+  /** What a direct request's offset and length, its ranges' lengths, and their addresses are multiples of. */
   #unit_bytes: number;
   readonly #range_bytes: number;
   readonly #addr_bytes: number;

@@ -1,6 +1,7 @@
 /**
- * The lock that keeps two processes from using one device: flock(2) on the device or file itself. The kernel drops it with
- * the last descriptor, so a killed process leaves none behind. It holds for the inode, whatever path led to it.
+ * The lock that keeps two processes from using one device: flock(2) on the device or file itself. The kernel drops
+ * it with the last descriptor, so a killed process leaves none behind. It holds for the inode, whatever path led
+ * to it.
  *
  * @module
  */

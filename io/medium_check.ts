@@ -1,6 +1,6 @@
 /**
- * What holds for a cache device on every medium. A module of its own, because libpmem reads `PMEM_IS_PMEM_FORCE` once, when
- * it is loaded: the tests run it as a program with that set.
+ * What holds for a cache device on every medium. A module of its own, because libpmem reads `PMEM_IS_PMEM_FORCE`
+ * once, when it is loaded: the tests run it as a program with that set.
  *
  *     deno run -A io/medium_check.ts PATH KIND
  *
