@@ -345,7 +345,7 @@ function refuseTraces(
   if (trace === undefined) return;
   const lost = no_superblock ? "superblock: magic 0" : "cache info: no valid copy";
   throw new CacheError(
-    `${lost}, but ${trace}: a cache was here; it is formatted only when that is asked for, and its content is lost then`,
+    `${lost}, but ${trace}: a cache was here; it is formatted only when that is asked for (create --format), and its content is lost then`,
   );
 }
 

@@ -215,16 +215,16 @@ function withRootLock<T>(root: string, action: () => T): T {
   }
 }
 
-function cannotUse(root: string, error: unknown): unknown {
-  if (error instanceof Deno.errors.AlreadyExists) {
-    return new CacheError(`Cannot use run directory ${root}: not a directory`);
+function cannotUse(path: string, error: unknown): unknown {
+  if (error instanceof Deno.errors.AlreadyExists || error instanceof Deno.errors.NotADirectory) {
+    return new CacheError(`Cannot use run directory ${path}: not a directory`);
   }
   if (error instanceof Deno.errors.PermissionDenied || error instanceof Deno.errors.NotCapable) {
     return new CacheError(
-      `Cannot use run directory ${root}: Permission denied; run as root or set PCACHE_RUN_DIR`,
+      `Cannot use run directory ${path}: Permission denied; run as root or set PCACHE_RUN_DIR`,
     );
   }
-  return new CacheError(`Cannot use run directory ${root}: ${(error as Error).message}`);
+  return new CacheError(`Cannot use run directory ${path}: ${(error as Error).message}`);
 }
 
 /** Everything under the run directory that a device can be called. */
@@ -317,7 +317,6 @@ function exists(path: string): boolean {
     return true;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return false;
-    if (error instanceof Deno.errors.PermissionDenied) return false;
-    throw error;
+    throw cannotUse(path, error);
   }
 }

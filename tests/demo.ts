@@ -5,7 +5,7 @@
  * @module
  */
 
-import { NbdClient } from "./nbd_client.ts";
+import { NbdBroken, NbdClient } from "./nbd_client.ts";
 
 const MIB = 1 << 20;
 const CACHE_BYTES = 512 * MIB;
@@ -18,7 +18,10 @@ const MAX_RUN_BLOCKS = 32;
 const CONNECTIONS = 4;
 /** Writes that each connection has under way at once. */
 const DEPTH = 16;
-const WRITES_BEFORE_KILL = 4000;
+/** Writes in the first part, and blocks that are answered in the second part before the kill. */
+const WRITES = 3000;
+/** How often the writes of the second part are flushed while they go on. */
+const FLUSH_PERIOD_MS = 200;
 const SEED = Number(Deno.env.get("PCACHE_SEED") ?? 1);
 const MAIN = new URL("../cli/main.ts", import.meta.url).pathname;
 
@@ -245,30 +248,51 @@ function takeFreeRun(random: Random, busy: Set<number>): [block: number, count: 
   }
 }
 
-async function flush(uri: string, model: Model): Promise<void> {
-  const client = await NbdClient.connect(uri);
+async function flush(client: NbdClient, model: Model): Promise<void> {
   // What was answered before the flush was sent is what the flush promises.
   const promised = model.answered.slice();
   await client.flush();
   model.flushed.set(promised);
-  await client.close();
 }
 
-/** Writes, and kills the device's process while writes are under way on every connection. */
+async function flushOnce(uri: string, model: Model): Promise<void> {
+  await using client = await NbdClient.connect(uri);
+  await flush(client, model);
+}
+
+/** Writes and flushes, and kills the device's process while writes are under way on every connection. */
 async function writeUntilKilled(uri: string, model: Model, random: Random, pid: number) {
-  const writing = writeMany(uri, model, random, Infinity).then(
-    () => {
-      throw new Error("the writers ended although they should have been cut off");
-    },
-    () => {}, // the connections broke, as they should
-  );
-  const before = model.answer_count;
-  while (model.answer_count < before + WRITES_BEFORE_KILL) {
+  const answers_before = model.answer_count;
+  let flushes = 0;
+  const writing = expectCutOff(writeMany(uri, model, random, Infinity));
+  const client = await NbdClient.connect(uri);
+  const flushing = expectCutOff((async () => {
+    for (;;) {
+      await flush(client, model);
+      flushes++;
+      await new Promise((wake) => setTimeout(wake, FLUSH_PERIOD_MS));
+    }
+  })());
+  while (model.answer_count < answers_before + WRITES || flushes < 2) {
     await new Promise((wake) => setTimeout(wake, 5));
   }
+  await new Promise((wake) => setTimeout(wake, FLUSH_PERIOD_MS / 2));
   await killAndWait(pid);
-  await writing;
-  return model.answer_count - before;
+  await Promise.all([writing, flushing]);
+  return { answers: model.answer_count - answers_before, flushes };
+}
+
+/** Work that must end because its connection breaks. */
+async function expectCutOff(work: Promise<void>): Promise<void> {
+  try {
+    await work;
+  } catch (error) {
+    const is_cut_off = error instanceof NbdBroken || error instanceof Deno.errors.BrokenPipe ||
+      error instanceof Deno.errors.ConnectionReset;
+    if (is_cut_off) return;
+    throw error;
+  }
+  throw new Error("a client ended in peace although its device was killed");
 }
 
 /** Reads every block that was ever written. */
@@ -333,8 +357,8 @@ then looks for every byte. Folder: ${stage.dir}, seed ${SEED}.`);
   const uri = await stage.info("URI");
 
   step(`Write at random over ${CONNECTIONS} NBD connections, ${DEPTH} requests deep, then flush.`);
-  await writeMany(uri, model, random, WRITES_BEFORE_KILL);
-  await flush(uri, model);
+  await writeMany(uri, model, random, WRITES);
+  await flushOnce(uri, model);
   const written = model.flushed.reduce((sum, version) => sum + (version > 0 ? 1 : 0), 0);
   say(`    flushed: ${show(written)} blocks of 4 KiB are promised from now on`);
 
@@ -342,9 +366,14 @@ then looks for every byte. Folder: ${stage.dir}, seed ${SEED}.`);
   say("         flags, then where the log grows, is written back to, and is reclaimed to.");
   await stage.pcache("status", "demo");
 
-  step("Write on, and kill the device's process with SIGKILL in the middle of it.");
-  const answered = await writeUntilKilled(uri, model, random, Number(await stage.info("PID")));
-  say(`    killed after ${show(answered)} more blocks had been answered, others were under way`);
+  step(
+    "Write on, with a flush now and then, and kill the device with SIGKILL in the middle of it.",
+  );
+  const pid = Number(await stage.info("PID"));
+  const { answers, flushes } = await writeUntilKilled(uri, model, random, pid);
+  say(
+    `    killed after ${show(answers)} more blocks and ${flushes} more flushes had been answered`,
+  );
   await stage.pcache("ls");
 
   step("Create it again from the same line: the log is replayed.");
@@ -363,7 +392,7 @@ then looks for every byte. Folder: ${stage.dir}, seed ${SEED}.`);
   if (seen.lost > 0) throw new Error(`${seen.lost} blocks hold what was never written there`);
 
   step("Write some more, then write everything back and remove the device.");
-  await writeMany(await stage.info("URI"), model, random, WRITES_BEFORE_KILL / 4);
+  await writeMany(await stage.info("URI"), model, random, WRITES / 4);
   await stage.pcache("remove", "--retry", "--flush", "demo");
 
   step("Compare the backing file, every byte of it, with what it must hold.");
