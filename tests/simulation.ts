@@ -20,6 +20,8 @@ const KIB = 1024;
 const MIB = 1024 * KIB;
 /** The engine's transfer buffers: room for the longest request. */
 const BUFFER_BYTES = 8 * MIB;
+/** Longest request, where the cache is large enough for it: 4 MiB. */
+const MOST_SECTORS = 8192;
 /** Steps without an end, or time passed without one, after which a simulation is stuck. */
 const MOST_IDLE_TURNS = 1000;
 
@@ -74,6 +76,8 @@ interface Mood {
   readonly hot_off: number;
   readonly hot_bytes: number;
   readonly hot: number;
+  /** How long they are. */
+  readonly sizes: "small" | "medium" | "any";
 }
 
 /** Takes one item out of a list, at random. */
@@ -99,7 +103,17 @@ export class Simulation {
   /** Requests begun so far. */
   operations = 0;
   /** Counts of what happened, for the test to see that it did. */
-  readonly seen = { clean_reopens: 0, drops: 0, lost_payloads: 0, full: 0, gc_percents: 0 };
+  readonly seen = {
+    clean_reopens: 0,
+    drops: 0,
+    lost_payloads: 0,
+    /** Payloads that had to wait because there was no place for them. */
+    full: 0,
+    gc_percents: 0,
+    fills: 0,
+    fills_not_kept: 0,
+    segments_freed: 0,
+  };
   #mood: Mood;
   readonly #by_slot = new Map<number, Request>();
   /** Writes that wait for their payload; placed ones, and some that have no place yet. */
@@ -160,6 +174,7 @@ export class Simulation {
       hot_off: Math.floor(hot_off / 512) * 512,
       hot_bytes: Math.min(hot_bytes, device_bytes),
       hot: random.pick([0, 0.5, 0.95]),
+      sizes: random.pick(["small", "small", "small", "small", "medium", "any"]),
     };
   }
 
@@ -202,11 +217,12 @@ export class Simulation {
     }
   }
 
+  /** Length of a request, in bytes. */
   #length(): number {
     const { random } = this;
-    const sectors = random.chance(0.8) ? random.between(1, 16) : 1 << random.below(8);
-    if (random.chance(0.003)) return 512 * random.between(1, 4 * MIB / 512);
-    return sectors * 512;
+    if (random.chance(0.002)) return 512 * random.between(1, MOST_SECTORS);
+    const most = { small: 16, medium: 128, any: 1 << random.between(0, 10) };
+    return 512 * random.between(1, most[this.#mood.sizes]);
   }
 
   /** Begins a request; nothing happens when the engine takes none now. */
@@ -217,7 +233,7 @@ export class Simulation {
     const is_hot = random.chance(mood.hot);
     const area_off = is_hot ? mood.hot_off : 0;
     const area_bytes = is_hot ? mood.hot_bytes : this.model.bytes.length;
-    let len = Math.min(this.#length(), area_bytes);
+    let len = Math.min(this.#length(), area_bytes, this.engine.max_request_bytes);
     let off = area_off + 512 * random.below((area_bytes - len) / 512 + 1);
     if (random.chance(mood.unaligned)) {
       const shift = random.below(Math.min(len, 1024));
@@ -370,6 +386,11 @@ export class Simulation {
   /** Waits until every request has ended. */
   settle(): void {
     this.runUntil("every request has ended", () => this.#by_slot.size === 0);
+    if (this.engine.requests_in_use !== 0) {
+      throw new Error(
+        `no request is under way, but ${this.engine.requests_in_use} slots are in use`,
+      );
+    }
   }
 
   /** Reads the sectors whose value only a read can tell, in runs. Nothing is under way before and after. */
@@ -407,7 +428,7 @@ export class Simulation {
     this.runUntil("the engine is closed", () => this.engine.isClosed());
     this.model.quiet();
     this.backing.abandon();
-    this.engine = this.#open(this.memory, this.backing);
+    this.#reopen();
     this.seen.clean_reopens++;
   }
 
@@ -419,8 +440,28 @@ export class Simulation {
     this.backing.abandon();
     this.memory.dropBarrier();
     this.model.adoptAfterCrash(this.#readCopy());
-    this.engine = this.#open(this.memory, this.backing);
+    this.#reopen();
     this.seen.drops++;
+  }
+
+  #reopen(): void {
+    this.countEngine();
+    this.engine = this.#open(this.memory, this.backing);
+  }
+
+  /** Adds up what the engine has counted, and throws when it counted what cannot have been. */
+  countEngine(): void {
+    const { counters } = this.engine;
+    this.seen.fills += counters.fills;
+    this.seen.fills_not_kept += counters.fills_not_kept;
+    this.seen.segments_freed += counters.segments_freed;
+    const never = ["checksum_failures", "backing_write_errors", "writeback_relogged"] as const;
+    for (const what of never) {
+      if (counters[what] !== 0) {
+        throw new Error(`${counters[what]} ${what}, but nothing was broken`);
+      }
+    }
+    if (counters.dirty_bytes < 0) throw new Error(`${counters.dirty_bytes} dirty bytes`);
   }
 
   /** What a reader finds who opens the devices as they are now; neither is changed. */
@@ -434,8 +475,9 @@ export class Simulation {
     const backing = new SimBacking(this.backing.bytes.slice(), memory.bytes, new Random(1));
     const engine = this.#open(memory, backing);
     const content = new Uint8Array(backing.size_bytes);
-    for (let off = 0; off < content.length; off += 2 * MIB) {
-      const len = Math.min(2 * MIB, content.length - off);
+    const step = Math.min(2 * MIB, engine.max_request_bytes);
+    for (let off = 0; off < content.length; off += step) {
+      const len = Math.min(step, content.length - off);
       const slot = engine.beginRead(off, len);
       engine.pump(this.now_ms);
       while (engine.takeAnswered() !== slot) {
