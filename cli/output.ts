@@ -26,10 +26,15 @@ export function print(text: string): void {
   }
 }
 
-/** Prints a line, or several, on the standard error. If that fails there is nobody left to tell. */
+/** Prints a line, or several, on the standard error. */
 export function warn(text: string): void {
+  writeError(`${text}\n`);
+}
+
+/** Writes a text as it is on the standard error. If that fails there is nobody left to tell. */
+export function writeError(text: string): void {
   try {
-    writeAll(Deno.stderr, `${text}\n`);
+    writeAll(Deno.stderr, text);
   } catch {
     // The exit status still says that something failed.
   }

@@ -6,33 +6,51 @@
 
 import { callControl } from "../io/control_client.ts";
 import type { ProgressReply } from "../io/control_protocol.ts";
-import { warn } from "./output.ts";
+import { writeError } from "./output.ts";
 
 const TERMINAL_PERIOD_MS = 200;
 const PIPE_PERIOD_MS = 2000;
 const MIB = 1 << 20;
 
-/** Asks a device for its progress now and then, until it is stopped, and shows it on the standard error. */
+/** Where the progress is shown. */
+export interface ProgressScreen {
+  readonly is_terminal: boolean;
+  readonly period_ms: number;
+  write(text: string): void;
+}
+
+/** The standard error of this command. */
+export function standardError(): ProgressScreen {
+  const is_terminal = Deno.stderr.isTerminal();
+  return {
+    is_terminal,
+    period_ms: is_terminal ? TERMINAL_PERIOD_MS : PIPE_PERIOD_MS,
+    write: writeError,
+  };
+}
+
+/** Asks a device for its progress now and then, until it is stopped, and shows it. */
 export class FlushProgress {
   readonly #name: string;
   readonly #control_path: string;
-  readonly #is_terminal = Deno.stderr.isTerminal();
+  readonly #screen: ProgressScreen;
   #timer: ReturnType<typeof setInterval> | undefined;
   #is_shown = false;
 
-  constructor(name: string, control_path: string) {
+  constructor(name: string, control_path: string, screen: ProgressScreen) {
     this.#name = name;
     this.#control_path = control_path;
-    const period_ms = this.#is_terminal ? TERMINAL_PERIOD_MS : PIPE_PERIOD_MS;
-    this.#timer = setInterval(() => this.#ask(), period_ms);
+    this.#screen = screen;
+    this.#timer = setInterval(() => this.#ask(), screen.period_ms);
   }
 
   /** The device is gone, all of its data has been written back. */
   finish(): void {
-    if (this.#timer === undefined) return;
-    if (this.#is_shown || this.#is_terminal) this.#show(`${this.#name}: all data written back`);
-    if (this.#is_terminal) warn("");
     this.stop();
+    if (this.#is_shown || this.#screen.is_terminal) {
+      this.#show(`${this.#name}: all data written back`);
+    }
+    if (this.#screen.is_terminal) this.#screen.write("\n");
   }
 
   /** Shows nothing from now on. */
@@ -55,8 +73,7 @@ export class FlushProgress {
 
   #show(text: string): void {
     this.#is_shown = true;
-    if (this.#is_terminal) Deno.stderr.writeSync(new TextEncoder().encode(`\r\x1b[K${text}`));
-    else warn(text);
+    this.#screen.write(this.#screen.is_terminal ? `\r\x1b[K${text}` : `${text}\n`);
   }
 }
 

@@ -12,7 +12,7 @@ import { isGone, noDevice } from "./devices.ts";
 import { failedOn } from "./failure.ts";
 import type { Options } from "./options.ts";
 import { warn } from "./output.ts";
-import { FlushProgress } from "./progress.ts";
+import { FlushProgress, standardError } from "./progress.ts";
 
 /** How often `--retry` tries while the device is busy, and how long it waits in between (dmsetup's numbers). */
 const RETRY_COUNT = 25;
@@ -45,10 +45,11 @@ export async function removeDevice(verb: string, name: string, options: Options)
   if (!isPublished(root, name)) throw noDevice(verb, name);
   const tries = options.retry ? RETRY_COUNT : 1;
   const lock = await openDeviceLock(root, name);
-  const progress = options.flush ? new FlushProgress(name, controlPath(root, name)) : null;
+  const path = controlPath(root, name);
+  const progress = options.flush ? new FlushProgress(name, path, standardError()) : null;
   try {
     for (let tried = 1;; tried++) {
-      const reply = await callControl(controlPath(root, name), {
+      const reply = await callControl(path, {
         verb: "remove",
         flush: options.flush === true,
       });

@@ -444,6 +444,40 @@ Deno.test("a failed create says why and leaves nothing behind", async (t) => {
   assertEquals(listing(), before);
 });
 
+Deno.test("a cache is not taken for another one, and is formatted over only when asked to", async () => {
+  const { rig, cache, backing } = await makeRig();
+  await using _ = rig;
+  const table = `pcache ${cache} ${backing} data_crc true`;
+  const bytes = crypto.getRandomValues(new Uint8Array(4096));
+  await rig.ok("create", "d", "--table", table);
+  {
+    await using client = await NbdClient.connect(await rig.uri("d"));
+    await client.write(0, bytes, { fua: true });
+  }
+  await rig.kill("d");
+
+  const without_crc = await rig.pcache("create", "d", "--table", `pcache ${cache} ${backing}`);
+  assertFailed(without_crc, "pcache: create on d failed: Failed to start cache dev");
+  assertStringIncludes(without_crc.stderr, "data_crc true");
+
+  const superblock = new Uint8Array(4096);
+  {
+    using file = Deno.openSync(cache, { read: true, write: true });
+    file.seekSync(SUPERBLOCK_BYTES, Deno.SeekMode.Start);
+    file.readSync(superblock);
+    file.seekSync(SUPERBLOCK_BYTES, Deno.SeekMode.Start);
+    file.writeSync(new Uint8Array(superblock.length));
+  }
+  await must("cp", "--sparse=always", cache, `${cache}.before`);
+  const lost = await rig.pcache("create", "d", "--table", table);
+  assertFailed(lost, "pcache: create on d failed: Failed to start cache dev");
+  assertStringIncludes(lost.stderr, "create --format");
+  await must("cmp", cache, `${cache}.before`);
+
+  await rig.ok("create", "d", "--format", "--table", table);
+  assertEquals((await rig.status("d")).key_head, [0, 0]);
+});
+
 Deno.test("devices in use by another pcache are refused, and go on", async () => {
   const { rig, cache, backing } = await makeRig();
   await using _ = rig;
