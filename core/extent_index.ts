@@ -1,18 +1,20 @@
 /**
  * The index: which range of the cached device lies where in the cache.
  *
- * A subtree covers 4 MiB of the cached device and holds its extents as one sorted run of four 32-bit words
- * each, searched by bisection. An extent is either cached (it names a place in a segment's data area) or a
- * placeholder (it names the fill that is reading the range).
+ * A subtree covers 4 MiB of the cached device. Its extents stand sorted in leaves of 32, and its directory lists the leaves with
+ * their first starts, so a look-up bisects twice and a change moves half a kilobyte at most. An extent is four 32-bit words; it is
+ * either cached (it names a place in a segment's data area) or a placeholder (it names the fill that is reading the range).
  *
  * Invariants, for every subtree:
  * - extents are sorted by start, have at least one sector, and do not overlap;
  * - an extent never crosses the subtree's end, and a cached one never its segment's;
- * - an extent whose generation is not its segment's is dead: it reads as if it were not there. Dead extents are
- *   left where they are when a segment is freed, and dropped when a run grows or is swept.
+ * - a leaf in a directory has at least one extent, and the directory has the start of its first one;
+ * - an extent whose generation is not its segment's is dead: it reads as if it were not there. Dead extents stay where they are when
+ *   a segment is freed, and are dropped when a leaf is full or swept.
  *
- * Word 0: start in the subtree (16 bits), sectors (16 bits). Word 1: segment (20 bits), flags (from bit 28).
+ * Extent, word 0: start in the subtree (16 bits), sectors (16 bits). Word 1: segment (20 bits), flags (from bit 28).
  * Word 2: first sector in the data area, or the fill. Word 3: low half of the generation.
+ * Directory entry, word 0: start of the first extent (16 bits), how many there are (16 bits). Word 1: the leaf.
  *
  * @module
  */
@@ -29,31 +31,73 @@ export const EXTENT_CLEAN = 1 << 28;
 export const EXTENT_PLACEHOLDER = 1 << 29;
 
 const EXTENT_WORDS = 4;
+const LEAF_EXTENTS = 32;
+const LEAF_WORDS = LEAF_EXTENTS * EXTENT_WORDS;
+const ENTRY_WORDS = 2;
+const FIRST_LEAVES = 64;
+/** Neighbouring leaves with this many extents in all, or fewer, are made one when they are swept. */
+const MERGE_EXTENTS = 24;
 const SEGMENT_MASK = (1 << 20) - 1;
-/** A subtree with no run. */
+/** A subtree with no directory. */
 const NO_CLASS = 0xff;
+const NO_LEAF = 0xffffffff;
 
 /** What the index asks about generations: the low half of a segment's current one. */
 export interface CurrentGenerations {
   low(seg: number): number;
 }
 
+/** Extents in leaves of equal size, in one typed array. */
+class Leaves {
+  words = new Uint32Array(FIRST_LEAVES * LEAF_WORDS);
+  #used = 0;
+  #first_free = NO_LEAF;
+
+  get used_words(): number {
+    return this.#used * LEAF_WORDS;
+  }
+
+  take(): number {
+    const free = this.#first_free;
+    if (free !== NO_LEAF) {
+      this.#first_free = this.words[free * LEAF_WORDS]!;
+      return free;
+    }
+    if ((this.#used + 1) * LEAF_WORDS > this.words.length) {
+      // Untouched words are not resident: the slack of doubling costs address space only.
+      const grown = new Uint32Array(this.words.length * 2);
+      grown.set(this.words);
+      this.words = grown;
+    }
+    return this.#used++;
+  }
+
+  put(leaf: number): void {
+    this.words[leaf * LEAF_WORDS] = this.#first_free;
+    this.#first_free = leaf;
+  }
+}
+
 /** The index of one cached device. Sectors are sectors of that device, from 0. */
 export class ExtentIndex {
   readonly subtrees: number;
-  readonly #arena = new RunArena();
+  readonly #leaves = new Leaves();
+  readonly #directories = new RunArena();
   readonly #generations: CurrentGenerations;
-  readonly #run: Uint32Array;
-  readonly #count: Uint16Array;
+  readonly #directory: Uint32Array;
+  readonly #leaf_count: Uint16Array;
   readonly #class: Uint8Array;
   #sweep_subtree = 0;
   #extents = 0;
+  /** Where `#seek` stopped: entry in the directory, extent in its leaf. */
+  #entry = 0;
+  #at = 0;
 
   constructor(size_sectors: number, generations: CurrentGenerations) {
     this.subtrees = Math.ceil(size_sectors / SUBTREE_SECTORS);
     this.#generations = generations;
-    this.#run = new Uint32Array(this.subtrees);
-    this.#count = new Uint16Array(this.subtrees);
+    this.#directory = new Uint32Array(this.subtrees);
+    this.#leaf_count = new Uint16Array(this.subtrees);
     this.#class = new Uint8Array(this.subtrees).fill(NO_CLASS);
   }
 
@@ -62,9 +106,9 @@ export class ExtentIndex {
     return this.#extents;
   }
 
-  /** Memory held by the runs, in bytes. */
-  get run_bytes(): number {
-    return this.#arena.used_words * 4;
+  /** Memory held by leaves and directories, in bytes. */
+  get used_bytes(): number {
+    return (this.#leaves.used_words + this.#directories.used_words) * 4;
   }
 
   /**
@@ -73,46 +117,46 @@ export class ExtentIndex {
    */
   find(sector: number): number {
     const subtree = Math.floor(sector / SUBTREE_SECTORS);
-    const at = this.#firstEndingAfter(subtree, sector % SUBTREE_SECTORS);
-    return at < this.#count[subtree]! ? this.#run[subtree]! + at * EXTENT_WORDS : -1;
+    if (!this.#seek(subtree, sector % SUBTREE_SECTORS)) return -1;
+    return this.#leafAt(subtree, this.#entry) * LEAF_WORDS + this.#at * EXTENT_WORDS;
   }
 
   /** First sector of the extent, counted from the start of its subtree. */
   start(extent: number): number {
-    return this.#arena.words[extent]! & 0xffff;
+    return this.#leaves.words[extent]! & 0xffff;
   }
 
   /** How many sectors the extent has. */
   sectors(extent: number): number {
-    return this.#arena.words[extent]! >>> 16;
+    return this.#leaves.words[extent]! >>> 16;
   }
 
   /** The cache segment of a cached extent. */
   segment(extent: number): number {
-    return this.#arena.words[extent + 1]! & SEGMENT_MASK;
+    return this.#leaves.words[extent + 1]! & SEGMENT_MASK;
   }
 
   /** First sector of a cached extent in its segment's data area. */
   place(extent: number): number {
-    return this.#arena.words[extent + 2]!;
+    return this.#leaves.words[extent + 2]!;
   }
 
   /** The fill that a placeholder waits for. */
   fill(extent: number): number {
-    return this.#arena.words[extent + 2]!;
+    return this.#leaves.words[extent + 2]!;
   }
 
   isPlaceholder(extent: number): boolean {
-    return (this.#arena.words[extent + 1]! & EXTENT_PLACEHOLDER) !== 0;
+    return (this.#leaves.words[extent + 1]! & EXTENT_PLACEHOLDER) !== 0;
   }
 
   isClean(extent: number): boolean {
-    return (this.#arena.words[extent + 1]! & EXTENT_CLEAN) !== 0;
+    return (this.#leaves.words[extent + 1]! & EXTENT_CLEAN) !== 0;
   }
 
   /** Whether the extent's bytes are still there: its segment was not freed since. */
   isLive(extent: number): boolean {
-    const words = this.#arena.words;
+    const words = this.#leaves.words;
     const seg_flags = words[extent + 1]!;
     if ((seg_flags & EXTENT_PLACEHOLDER) !== 0) return true;
     return words[extent + 3]! === this.#generations.low(seg_flags & SEGMENT_MASK);
@@ -127,38 +171,42 @@ export class ExtentIndex {
     clean: boolean,
   ): void {
     const flags = clean ? EXTENT_CLEAN : 0;
-    const generation = this.#generations.low(seg);
-    this.#splice(sector, sectors, true, seg | flags, place, generation);
+    this.#replace(sector, sectors, seg | flags, place, this.#generations.low(seg));
   }
 
   /** Enters a placeholder; the range must hold no live extent. */
   insertPlaceholder(sector: number, sectors: number, fill: number): void {
-    this.#splice(sector, sectors, true, EXTENT_PLACEHOLDER, fill, 0);
+    this.#replace(sector, sectors, EXTENT_PLACEHOLDER, fill, 0);
   }
 
   /** Takes a range out of the index, whatever it holds. */
   remove(sector: number, sectors: number): void {
-    this.#splice(sector, sectors, false, 0, 0, 0);
+    const from = sector % SUBTREE_SECTORS;
+    this.#cut(this.#subtreeOf(sector, sectors), from, from + sectors);
   }
 
   /** Marks clean what is left in the index of the bytes that lie at `place` of `seg`. */
   markClean(sector: number, sectors: number, seg: number, place: number): void {
-    const subtree = Math.floor(sector / SUBTREE_SECTORS);
-    const from = sector % SUBTREE_SECTORS;
-    const words = this.#arena.words;
-    const end = this.#run[subtree]! + this.#count[subtree]! * EXTENT_WORDS;
-    let extent = this.#run[subtree]! + this.#firstEndingAfter(subtree, from) * EXTENT_WORDS;
-    for (; extent < end && this.start(extent) < from + sectors; extent += EXTENT_WORDS) {
+    const subtree = this.#subtreeOf(sector, sectors);
+    const words = this.#leaves.words;
+    const origin = place - (sector % SUBTREE_SECTORS);
+    const end = sector + sectors;
+    let from = sector;
+    while (from < end) {
+      const extent = this.find(from);
+      if (extent < 0 || this.start(extent) >= end - subtree * SUBTREE_SECTORS) return;
+      from = subtree * SUBTREE_SECTORS + this.start(extent) + this.sectors(extent);
+      if (from >= (subtree + 1) * SUBTREE_SECTORS) from = end; // the next look-up would leave the subtree
       if (this.isPlaceholder(extent) || this.segment(extent) !== seg) continue;
-      if (this.place(extent) - this.start(extent) !== place - from) continue;
+      if (this.place(extent) - this.start(extent) !== origin) continue;
       words[extent + 1] = words[extent + 1]! | EXTENT_CLEAN;
     }
   }
 
-  /** Drops the dead extents of the next `subtrees` subtrees, in turn. */
+  /** Drops the dead extents of the next `subtrees` subtrees, in turn, and merges what that leaves half empty. */
   sweep(subtrees: number): void {
     for (let n = Math.min(subtrees, this.subtrees); n > 0; n--) {
-      this.#dropDead(this.#sweep_subtree);
+      this.#sweepSubtree(this.#sweep_subtree);
       this.#sweep_subtree = (this.#sweep_subtree + 1) % this.subtrees;
     }
   }
@@ -166,160 +214,303 @@ export class ExtentIndex {
   /** Calls `visit` for each live extent in order; for tests, tools and the start, not for requests. */
   forEach(visit: (sector: number, extent: number) => void): void {
     for (let subtree = 0; subtree < this.subtrees; subtree++) {
-      for (let at = 0; at < this.#count[subtree]!; at++) {
-        const extent = this.#run[subtree]! + at * EXTENT_WORDS;
-        if (this.isLive(extent)) visit(subtree * SUBTREE_SECTORS + this.start(extent), extent);
+      for (let entry = 0; entry < this.#leaf_count[subtree]!; entry++) {
+        const leaf = this.#leafAt(subtree, entry) * LEAF_WORDS;
+        for (let at = 0; at < this.#countAt(subtree, entry); at++) {
+          const extent = leaf + at * EXTENT_WORDS;
+          if (this.isLive(extent)) visit(subtree * SUBTREE_SECTORS + this.start(extent), extent);
+        }
       }
     }
   }
 
-  #firstEndingAfter(subtree: number, from: number): number {
-    const words = this.#arena.words;
-    const run = this.#run[subtree]!;
+  #subtreeOf(sector: number, sectors: number): number {
+    const subtree = Math.floor(sector / SUBTREE_SECTORS);
+    assert(
+      sectors > 0 && (sector % SUBTREE_SECTORS) + sectors <= SUBTREE_SECTORS,
+      "an extent lies in one subtree",
+    );
+    assert(subtree < this.subtrees, "an extent lies on the cached device");
+    return subtree;
+  }
+
+  // ---- looking
+
+  /** Stops at the first extent that ends after `from`; false: there is none. */
+  #seek(subtree: number, from: number): boolean {
+    const entries = this.#leaf_count[subtree]!;
+    if (entries === 0) return false;
+    this.#entry = this.#entryFor(subtree, from);
+    const leaf = this.#leafAt(subtree, this.#entry) * LEAF_WORDS;
+    const count = this.#countAt(subtree, this.#entry);
+    const words = this.#leaves.words;
     let low = 0;
-    let high = this.#count[subtree]!;
+    let high = count;
     while (low < high) {
       const middle = (low + high) >>> 1;
-      const word = words[run + middle * EXTENT_WORDS]!;
+      const word = words[leaf + middle * EXTENT_WORDS]!;
       if ((word & 0xffff) + (word >>> 16) > from) high = middle;
       else low = middle + 1;
     }
-    return low;
+    this.#at = low;
+    if (low < count) return true;
+    this.#entry++;
+    this.#at = 0;
+    return this.#entry < entries;
   }
 
-  #firstStartingAt(subtree: number, from: number, low: number): number {
-    const words = this.#arena.words;
-    const run = this.#run[subtree]!;
-    let high = this.#count[subtree]!;
-    // Most ranges overlap one extent or none: look at the neighbours before bisecting.
-    if (low === high || (words[run + low * EXTENT_WORDS]! & 0xffff) >= from) return low;
-    low++;
-    if (low === high || (words[run + low * EXTENT_WORDS]! & 0xffff) >= from) return low;
+  /** The last leaf that starts at or before `from`, or the first one. */
+  #entryFor(subtree: number, from: number): number {
+    const words = this.#directories.words;
+    const run = this.#directory[subtree]!;
+    let low = 0;
+    let high = this.#leaf_count[subtree]! - 1;
     while (low < high) {
-      const middle = (low + high) >>> 1;
-      if ((words[run + middle * EXTENT_WORDS]! & 0xffff) >= from) high = middle;
-      else low = middle + 1;
+      const middle = (low + high + 1) >>> 1;
+      if ((words[run + middle * ENTRY_WORDS]! & 0xffff) <= from) low = middle;
+      else high = middle - 1;
     }
     return low;
   }
 
-  /**
-   * Replaces whatever lies in the range by one new extent, or by nothing. What sticks out on either side stays:
-   * the first overlapped extent may leave a left part, the last a right part, and they may be the same one.
-   */
-  #splice(
+  #leafAt(subtree: number, entry: number): number {
+    return this.#directories.words[this.#directory[subtree]! + entry * ENTRY_WORDS + 1]!;
+  }
+
+  #countAt(subtree: number, entry: number): number {
+    return this.#directories.words[this.#directory[subtree]! + entry * ENTRY_WORDS]! >>> 16;
+  }
+
+  // ---- changing extents
+
+  /** Makes the range one extent. */
+  #replace(
     sector: number,
     sectors: number,
-    enter: boolean,
     seg_flags: number,
     place: number,
     generation: number,
   ): void {
-    const subtree = Math.floor(sector / SUBTREE_SECTORS);
+    const subtree = this.#subtreeOf(sector, sectors);
     const from = sector % SUBTREE_SECTORS;
-    const to = from + sectors;
-    assert(sectors > 0 && to <= SUBTREE_SECTORS, "an extent lies in one subtree");
-    assert(subtree < this.subtrees, "an extent lies on the cached device");
-
-    let first = this.#firstEndingAfter(subtree, from);
-    let last = this.#firstStartingAt(subtree, to, first); // one past the overlapped ones
-    // Room for the worst case: a split and the new extent.
-    if (this.#makeRoom(subtree, last - first === 1 ? 2 : 1)) {
-      first = this.#firstEndingAfter(subtree, from);
-      last = this.#firstStartingAt(subtree, to, first);
+    const word = from | (sectors << 16);
+    // Most writes replace just what they overwrite.
+    if (this.#seek(subtree, from)) {
+      const at = this.#leafAt(subtree, this.#entry) * LEAF_WORDS + this.#at * EXTENT_WORDS;
+      const words = this.#leaves.words;
+      if (words[at] === word) {
+        words[at + 1] = seg_flags;
+        words[at + 2] = place;
+        words[at + 3] = generation;
+        return;
+      }
+      if ((words[at]! & 0xffff) < from + sectors) this.#cut(subtree, from, from + sectors);
     }
+    this.#insert(subtree, word, seg_flags, place, generation);
+  }
 
-    const words = this.#arena.words;
-    const run = this.#run[subtree]!;
-    const first_at = run + first * EXTENT_WORDS;
-    const last_at = run + (last - 1) * EXTENT_WORDS;
-    const keeps_left = last > first && this.start(first_at) < from;
-    const last_end = last > first ? this.start(last_at) + this.sectors(last_at) : 0;
-    const keeps_right = last_end > to;
-    const right_seg_flags = keeps_right ? words[last_at + 1]! : 0;
-    const right_generation = keeps_right ? words[last_at + 3]! : 0;
-    let right_place = keeps_right ? words[last_at + 2]! : 0;
-    if (keeps_right && (right_seg_flags & EXTENT_PLACEHOLDER) === 0) {
-      right_place += to - this.start(last_at);
-    }
-
-    const left = keeps_left ? 1 : 0;
-    const entered = enter ? 1 : 0;
-    const right = keeps_right ? 1 : 0;
-    this.#shift(subtree, last, left + entered + right - (last - first));
-
-    if (keeps_left) words[first_at] = this.start(first_at) | ((from - this.start(first_at)) << 16);
-    let at = first_at + left * EXTENT_WORDS;
-    if (enter) {
-      words[at] = from | (sectors << 16);
-      words[at + 1] = seg_flags;
-      words[at + 2] = place;
-      words[at + 3] = generation;
-      at += EXTENT_WORDS;
-    }
-    if (keeps_right) {
-      words[at] = to | ((last_end - to) << 16);
-      words[at + 1] = right_seg_flags;
-      words[at + 2] = right_place;
-      words[at + 3] = right_generation;
+  /** Empties `[from, to)`. What sticks out on either side of it stays. */
+  #cut(subtree: number, from: number, to: number): void {
+    while (this.#seek(subtree, from)) {
+      const extent = this.#leafAt(subtree, this.#entry) * LEAF_WORDS + this.#at * EXTENT_WORDS;
+      const start = this.start(extent);
+      const end = start + this.sectors(extent);
+      if (start >= to) return;
+      if (end > to) return this.#keepRight(subtree, extent, start, from, to, end);
+      if (start < from) this.#leaves.words[extent] = start | ((from - start) << 16);
+      else this.#deleteCovered(subtree, to);
     }
   }
 
-  /** Moves the extents from number `from` on by `by` places. */
-  #shift(subtree: number, from: number, by: number): void {
-    if (by === 0) return;
-    const run = this.#run[subtree]!;
-    const count = this.#count[subtree]!;
-    const start = run + from * EXTENT_WORDS;
-    if (from < count) {
-      this.#arena.words.copyWithin(start + by * EXTENT_WORDS, start, run + count * EXTENT_WORDS);
+  /** The extent at the place sought sticks out on the right, and perhaps on the left: keeps these parts. */
+  #keepRight(
+    subtree: number,
+    extent: number,
+    start: number,
+    from: number,
+    to: number,
+    end: number,
+  ): void {
+    const words = this.#leaves.words;
+    const seg_flags = words[extent + 1]!;
+    const generation = words[extent + 3]!;
+    const moves = (seg_flags & EXTENT_PLACEHOLDER) === 0;
+    const place = moves ? words[extent + 2]! + (to - start) : words[extent + 2]!;
+    const word = to | ((end - to) << 16);
+    if (start < from) {
+      words[extent] = start | ((from - start) << 16);
+      return this.#insert(subtree, word, seg_flags, place, generation);
     }
-    this.#count[subtree] = count + by;
-    this.#extents += by;
-  }
-
-  #capacity(subtree: number): number {
-    const size_class = this.#class[subtree]!;
-    return size_class === NO_CLASS ? 0 : classWords(size_class) / EXTENT_WORDS;
-  }
-
-  /** Makes sure that `more` extents fit. True: the run was compacted or moved, positions in it changed. */
-  #makeRoom(subtree: number, more: number): boolean {
-    if (this.#count[subtree]! + more <= this.#capacity(subtree)) return false;
-    this.#dropDead(subtree);
-    if (this.#count[subtree]! + more <= this.#capacity(subtree)) return true;
-
-    const size_class = this.#class[subtree]!;
-    const grown_class = classFor((this.#count[subtree]! + more) * EXTENT_WORDS);
-    const grown = this.#arena.take(grown_class);
-    if (size_class !== NO_CLASS) {
-      const run = this.#run[subtree]!;
-      this.#arena.words.copyWithin(grown, run, run + this.#count[subtree]! * EXTENT_WORDS);
-      this.#arena.put(run, size_class);
+    words[extent] = word;
+    words[extent + 2] = place;
+    if (this.#at === 0) {
+      this.#setEntry(subtree, this.#entry, to, this.#countAt(subtree, this.#entry));
     }
-    this.#run[subtree] = grown;
-    this.#class[subtree] = grown_class;
-    return true;
   }
 
-  #dropDead(subtree: number): void {
-    const words = this.#arena.words;
-    const run = this.#run[subtree]!;
-    const count = this.#count[subtree]!;
+  /** Deletes, from the place sought on, the extents of the leaf that end at or before `to`. */
+  #deleteCovered(subtree: number, to: number): void {
+    const words = this.#leaves.words;
+    const leaf = this.#leafAt(subtree, this.#entry) * LEAF_WORDS;
+    const count = this.#countAt(subtree, this.#entry);
+    let stop = this.#at + 1;
+    while (stop < count) {
+      const word = words[leaf + stop * EXTENT_WORDS]!;
+      if ((word & 0xffff) + (word >>> 16) > to) break;
+      stop++;
+    }
+    const at = leaf + this.#at * EXTENT_WORDS;
+    words.copyWithin(at, leaf + stop * EXTENT_WORDS, leaf + count * EXTENT_WORDS);
+    this.#shrink(subtree, this.#entry, count, count - (stop - this.#at));
+  }
+
+  /** The entry's leaf has `left` extents of `count`: notes that, and drops the leaf if it is empty. */
+  #shrink(subtree: number, entry: number, count: number, left: number): void {
+    this.#extents -= count - left;
+    const leaf = this.#leafAt(subtree, entry);
+    if (left > 0) {
+      return this.#setEntry(subtree, entry, this.start(leaf * LEAF_WORDS), left);
+    }
+    this.#leaves.put(leaf);
+    this.#removeEntry(subtree, entry);
+  }
+
+  /** Enters an extent into a range that is empty. */
+  #insert(
+    subtree: number,
+    word: number,
+    seg_flags: number,
+    place: number,
+    generation: number,
+  ): void {
+    const from = word & 0xffff;
+    if (this.#leaf_count[subtree] === 0) {
+      this.#insertEntry(subtree, 0, from, 0, this.#leaves.take());
+    }
+    let entry = this.#entryFor(subtree, from);
+    if (this.#countAt(subtree, entry) === LEAF_EXTENTS) {
+      this.#makeRoom(subtree, entry, from);
+      entry = this.#entryFor(subtree, from);
+    }
+    const words = this.#leaves.words;
+    const leaf = this.#leafAt(subtree, entry) * LEAF_WORDS;
+    const count = this.#countAt(subtree, entry);
+    const end = leaf + count * EXTENT_WORDS;
+    let at = end;
+    while (at > leaf && (words[at - EXTENT_WORDS]! & 0xffff) > from) at -= EXTENT_WORDS;
+    if (at < end) words.copyWithin(at + EXTENT_WORDS, at, end);
+    words[at] = word;
+    words[at + 1] = seg_flags;
+    words[at + 2] = place;
+    words[at + 3] = generation;
+    this.#setEntry(subtree, entry, words[leaf]! & 0xffff, count + 1);
+    this.#extents++;
+  }
+
+  /** Makes room around `from` in a full leaf: drops what is dead, or splits it. */
+  #makeRoom(subtree: number, entry: number, from: number): void {
+    if (this.#dropDead(subtree, entry)) {
+      if (this.#leaf_count[subtree] === 0) {
+        this.#insertEntry(subtree, 0, from, 0, this.#leaves.take());
+      }
+      return;
+    }
+    const leaf = this.#leafAt(subtree, entry) * LEAF_WORDS;
+    const is_append = entry === this.#leaf_count[subtree]! - 1 &&
+      from > this.start(leaf + LEAF_WORDS - EXTENT_WORDS);
+    const added = this.#leaves.take();
+    // Ascending writes leave full leaves behind; others leave halves.
+    const kept = is_append ? LEAF_EXTENTS : LEAF_EXTENTS / 2;
+    const words = this.#leaves.words;
+    words.copyWithin(added * LEAF_WORDS, leaf + kept * EXTENT_WORDS, leaf + LEAF_WORDS);
+    const added_start = is_append ? from : words[added * LEAF_WORDS]! & 0xffff;
+    this.#setEntry(subtree, entry, this.start(leaf), kept);
+    this.#insertEntry(subtree, entry + 1, added_start, LEAF_EXTENTS - kept, added);
+  }
+
+  /** Drops the dead extents of a leaf. Returns whether there were any. */
+  #dropDead(subtree: number, entry: number): boolean {
+    const words = this.#leaves.words;
+    const leaf = this.#leafAt(subtree, entry) * LEAF_WORDS;
+    const count = this.#countAt(subtree, entry);
     let kept = 0;
     for (let at = 0; at < count; at++) {
-      const extent = run + at * EXTENT_WORDS;
+      const extent = leaf + at * EXTENT_WORDS;
       if (!this.isLive(extent)) continue;
-      const to = run + kept * EXTENT_WORDS;
+      const to = leaf + kept * EXTENT_WORDS;
       if (to !== extent) words.copyWithin(to, extent, extent + EXTENT_WORDS);
       kept++;
     }
-    this.#count[subtree] = kept;
-    this.#extents -= count - kept;
-    if (kept === 0 && this.#class[subtree] !== NO_CLASS) {
-      this.#arena.put(run, this.#class[subtree]!);
-      this.#class[subtree] = NO_CLASS;
-      this.#run[subtree] = 0;
+    if (kept === count) return false;
+    this.#shrink(subtree, entry, count, kept);
+    return true;
+  }
+
+  #sweepSubtree(subtree: number): void {
+    for (let entry = this.#leaf_count[subtree]! - 1; entry >= 0; entry--) {
+      this.#dropDead(subtree, entry);
+      if (entry + 1 < this.#leaf_count[subtree]!) this.#mergeNext(subtree, entry);
     }
+  }
+
+  /** Makes the leaf and its next one a single leaf if they are empty enough. */
+  #mergeNext(subtree: number, entry: number): void {
+    const count = this.#countAt(subtree, entry);
+    const next_count = this.#countAt(subtree, entry + 1);
+    if (count + next_count > MERGE_EXTENTS) return;
+    const leaf = this.#leafAt(subtree, entry) * LEAF_WORDS;
+    const next = this.#leafAt(subtree, entry + 1);
+    const words = this.#leaves.words;
+    const from = next * LEAF_WORDS;
+    words.copyWithin(leaf + count * EXTENT_WORDS, from, from + next_count * EXTENT_WORDS);
+    this.#setEntry(subtree, entry, this.start(leaf), count + next_count);
+    this.#leaves.put(next);
+    this.#removeEntry(subtree, entry + 1);
+  }
+
+  // ---- changing directories
+
+  #setEntry(subtree: number, entry: number, start: number, count: number): void {
+    const at = this.#directory[subtree]! + entry * ENTRY_WORDS;
+    this.#directories.words[at] = start | (count << 16);
+  }
+
+  #insertEntry(subtree: number, entry: number, start: number, count: number, leaf: number): void {
+    const entries = this.#leaf_count[subtree]!;
+    this.#growDirectory(subtree, entries + 1);
+    const words = this.#directories.words;
+    const run = this.#directory[subtree]!;
+    const at = run + entry * ENTRY_WORDS;
+    if (entry < entries) words.copyWithin(at + ENTRY_WORDS, at, run + entries * ENTRY_WORDS);
+    words[at] = start | (count << 16);
+    words[at + 1] = leaf;
+    this.#leaf_count[subtree] = entries + 1;
+  }
+
+  #removeEntry(subtree: number, entry: number): void {
+    const words = this.#directories.words;
+    const run = this.#directory[subtree]!;
+    const entries = this.#leaf_count[subtree]!;
+    const at = run + entry * ENTRY_WORDS;
+    words.copyWithin(at, at + ENTRY_WORDS, run + entries * ENTRY_WORDS);
+    this.#leaf_count[subtree] = entries - 1;
+    if (entries > 1) return;
+    this.#directories.put(run, this.#class[subtree]!);
+    this.#class[subtree] = NO_CLASS;
+  }
+
+  #growDirectory(subtree: number, entries: number): void {
+    const size_class = this.#class[subtree]!;
+    const words = entries * ENTRY_WORDS;
+    if (size_class !== NO_CLASS && words <= classWords(size_class)) return;
+    const grown_class = classFor(words);
+    const grown = this.#directories.take(grown_class);
+    if (size_class !== NO_CLASS) {
+      const run = this.#directory[subtree]!;
+      this.#directories.words.copyWithin(grown, run, run + words - ENTRY_WORDS);
+      this.#directories.put(run, size_class);
+    }
+    this.#directory[subtree] = grown;
+    this.#class[subtree] = grown_class;
   }
 }
