@@ -248,12 +248,25 @@ export function checkKset(bytes: Uint8Array, at: number, limit: number): number 
   const key_num = ksetKeyNum(bytes, at);
   // A kset without keys is never written; a header that a power cut tore can look like one.
   if (!is_last && key_num === 0) return KSET_IS_NONE;
-  if (!is_last && key_num > KSET_MAX_KEYS) return KSET_IS_REFUSED;
   const end = at + ksetBytes(is_last ? 0 : key_num);
-  if (end > limit) return KSET_IS_REFUSED;
+  if (!is_last && (key_num > KSET_MAX_KEYS || end > limit)) {
+    return isTornLastKset(bytes, at) ? KSET_IS_NONE : KSET_IS_REFUSED;
+  }
   if (crc32c(bytes, at + 4, end) !== u32At(bytes, at)) return KSET_IS_NONE;
   if (flags_lo > KSET_LAST || u32At(bytes, at + 20) !== 0) return KSET_IS_REFUSED;
   return is_last ? KSET_IS_LAST : KSET_IS_KEYS;
+}
+
+/**
+ * Whether a power cut left this of a last kset: all but its flags, so that the segment it names reads as a number of keys.
+ * The checksum tells: it is right once the flag is there.
+ */
+function isTornLastKset(bytes: Uint8Array, at: number): boolean {
+  if (u32At(bytes, at + 16) !== 0) return false;
+  putU32(bytes, at + 16, KSET_LAST);
+  const is_torn = crc32c(bytes, at + 4, at + KSET_HEADER_BYTES) === u32At(bytes, at);
+  putU32(bytes, at + 16, 0);
+  return is_torn;
 }
 
 /** Why `checkKset` refused the kset at `at`: the value, then what was wanted. */

@@ -179,3 +179,20 @@ Deno.test("last kset: names any segment, which the caller checks", () => {
   }
   assertEquals(u32At(bytes, 8), crc32c(bytes, 12, 32));
 });
+
+Deno.test("last kset: whatever words of it a power cut left, there is none, or all of it", () => {
+  for (const next_seg of [0, 1, 128, 129, 0xffff_ffff]) {
+    const whole = new Uint8Array(KSET_HEADER_BYTES);
+    putLastKset(whole, 0, next_seg);
+    for (let kept = 0; kept < 8; kept++) {
+      const torn = new Uint8Array(KSET_HEADER_BYTES);
+      for (let word = 0; word < 3; word++) {
+        if (kept & 1 << word) torn.set(whole.subarray(word * 8, word * 8 + 8), word * 8);
+      }
+      const before = torn.slice();
+      const want = kept === 7 ? KSET_IS_LAST : KSET_IS_NONE;
+      assertEquals(checkKset(torn, 0, torn.length), want, `next ${next_seg}, words ${kept}`);
+      assertEquals(torn, before);
+    }
+  }
+});
