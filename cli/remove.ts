@@ -7,7 +7,7 @@
 import { CacheError } from "../core/errors.ts";
 import { callControl } from "../io/control_client.ts";
 import { BUSY } from "../io/control_protocol.ts";
-import { checkName, controlPath, isPublished, openDeviceLock, runRoot } from "../io/run_dir.ts";
+import { checkName, controlPath, isPublished, ProcessEnd, runRoot } from "../io/run_dir.ts";
 import { isGone, noDevice } from "./devices.ts";
 import { failedOn } from "./failure.ts";
 import type { Options } from "./options.ts";
@@ -43,26 +43,32 @@ export async function run(names: string[], options: Options): Promise<boolean> {
 export async function removeDevice(verb: string, name: string, options: Options): Promise<void> {
   const root = runRoot();
   if (!isPublished(root, name)) throw noDevice(verb, name);
-  const tries = options.retry ? RETRY_COUNT : 1;
-  const lock = await openDeviceLock(root, name);
   const path = controlPath(root, name);
   const progress = options.flush ? new FlushProgress(name, path, standardError()) : null;
   try {
-    for (let tried = 1;; tried++) {
-      const reply = await callControl(path, {
-        verb: "remove",
-        flush: options.flush === true,
-      });
-      if (reply.ok) break;
-      if (reply.error !== BUSY || tried === tries) throw failedOn(verb, name, reply.error);
-      await new Promise((wake) => setTimeout(wake, RETRY_PAUSE_MS));
-    }
-    await lock.lock(true);
+    using end = new ProcessEnd(root, name);
+    await askToEnd(verb, name, path, options);
+    await end.wait();
     progress?.finish();
   } catch (error) {
     throw isGone(error) ? noDevice(verb, name) : error;
   } finally {
     progress?.stop();
-    lock.close();
+  }
+}
+
+/** Asks until the device agrees, or as often as `--retry` allows. */
+async function askToEnd(
+  verb: string,
+  name: string,
+  path: string,
+  options: Options,
+): Promise<void> {
+  const tries = options.retry ? RETRY_COUNT : 1;
+  for (let tried = 1;; tried++) {
+    const reply = await callControl(path, { verb: "remove", flush: options.flush === true });
+    if (reply.ok) return;
+    if (reply.error !== BUSY || tried === tries) throw failedOn(verb, name, reply.error);
+    await new Promise((wake) => setTimeout(wake, RETRY_PAUSE_MS));
   }
 }

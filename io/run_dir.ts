@@ -28,6 +28,10 @@ export const MAX_SOCKET_PATH_BYTES = 107;
 /** Most devices at once: minor numbers are below this (20 bits in the kernel's device numbers). */
 const MAX_DEVICES = 1 << 20;
 
+/** How long a process may take from its last file to its end, and how often it is looked at meanwhile. */
+const EXIT_MS = 1000;
+const EXIT_POLL_MS = 2;
+
 const ROOT_LOCK = "~lock";
 const LOCK = "lock";
 const PID = "pid";
@@ -156,11 +160,40 @@ export function clearLeftovers(root: string, name: string): void {
 }
 
 /**
- * Opens the lock that a device's process holds while it lives: whoever gets it knows that the process has ended.
- * It is opened before the process is asked to end, since the folder goes with it.
+ * Waits for the end of a device's process. Made before the process is asked to end, since the folder goes with it.
  */
-export async function openDeviceLock(root: string, name: string): Promise<Deno.FsFile> {
-  return await Deno.open(`${root}/${name}/${LOCK}`);
+export class ProcessEnd implements Disposable {
+  readonly #lock: Deno.FsFile;
+  readonly #pid: number;
+
+  /** Throws `Deno.errors.NotFound` when the device is not there. */
+  constructor(root: string, name: string) {
+    this.#pid = Number(Deno.readTextFileSync(`${root}/${name}/${PID}`));
+    this.#lock = Deno.openSync(`${root}/${name}/${LOCK}`);
+  }
+
+  /** Resolves when the process has let go of everything and has left the process table but for its status. */
+  async wait(): Promise<void> {
+    await this.#lock.lock(true);
+    // The kernel drops the lock a moment before it marks the process as ended.
+    const deadline_ms = Date.now() + EXIT_MS;
+    while (isProcess(this.#pid) && Date.now() < deadline_ms) {
+      await new Promise((wake) => setTimeout(wake, EXIT_POLL_MS));
+    }
+  }
+
+  /** Closes what it watches. */
+  [Symbol.dispose](): void {
+    this.#lock.close();
+  }
+}
+
+function isProcess(pid: number): boolean {
+  try {
+    return !/^State:\s+[ZX]/m.test(Deno.readTextFileSync(`/proc/${pid}/status`));
+  } catch {
+    return false;
+  }
 }
 
 interface LiveFolder {

@@ -1,4 +1,4 @@
-import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assertEquals, assertThrows } from "@std/assert";
 import { CacheError } from "../core/errors.ts";
 import { BUSY } from "./control_protocol.ts";
 import {
@@ -6,7 +6,7 @@ import {
   checkUuid,
   clearLeftovers,
   isPublished,
-  openDeviceLock,
+  ProcessEnd,
   publishedNames,
   reserveDevice,
   runRoot,
@@ -32,6 +32,17 @@ async function reserveAndDie(root: string, name: string): Promise<void> {
     Deno.kill(Deno.pid, "SIGKILL");`;
   const { signal } = await new Deno.Command(Deno.execPath(), { args: ["eval", code] }).output();
   assertEquals(signal, "SIGKILL");
+}
+
+/** Makes a reservation in a process that ends when its standard input does. */
+function holdUntilTold(root: string, name: string) {
+  const module = new URL("./run_dir.ts", import.meta.url);
+  const code = `import { reserveDevice } from ${JSON.stringify(module.href)};
+    const reservation = reserveDevice(${JSON.stringify(root)}, ${JSON.stringify(name)}, "");
+    reservation.publish();
+    Deno.stdin.readSync(new Uint8Array(1));
+    reservation.release();`;
+  return new Deno.Command(Deno.execPath(), { args: ["eval", code], stdin: "piped" }).spawn();
 }
 
 Deno.test("checkName takes what device-mapper takes", () => {
@@ -142,12 +153,19 @@ withRoot("clearLeftovers removes a dead folder", async (root) => {
   clearLeftovers(root, "never-there");
 });
 
-withRoot("whoever waits for a device's lock gets it when its process has ended", async (root) => {
-  await reserveAndDie(root, "d");
-  const lock = await openDeviceLock(root, "d");
-  await lock.lock(true);
-  lock.close();
-  await assertRejects(() => openDeviceLock(root, "e"), Deno.errors.NotFound);
+withRoot("the end of a process is waited for", async (root) => {
+  assertThrows(() => new ProcessEnd(root, "d"), Deno.errors.NotFound);
+  const child = holdUntilTold(root, "d");
+  const is_published = () => publishedNames(root).length === 1;
+  while (!is_published()) await new Promise((wake) => setTimeout(wake, 5));
+  using end = new ProcessEnd(root, "d");
+  let has_ended = false;
+  const waiting = end.wait().then(() => has_ended = true);
+  await new Promise((wake) => setTimeout(wake, 50));
+  assertEquals(has_ended, false);
+  await child.stdin.close();
+  await waiting;
+  assertEquals((await child.status).success, true);
 });
 
 withRoot("a socket path that does not fit is refused before anything is made", (root) => {

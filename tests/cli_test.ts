@@ -278,6 +278,32 @@ Deno.test("a name in use is busy", async () => {
   assertEquals(await rig.ok("ls"), "d\t(0:0)\n");
 });
 
+Deno.test("of several commands at once one wins, and the others are told", async () => {
+  const { rig, cache, backing } = await makeRig();
+  await using _ = rig;
+  const table = `pcache ${cache} ${backing}`;
+  const busy = "Device or resource busy\nCommand failed.\n";
+  const count = 4;
+  const atOnce = (...args: string[]) =>
+    Promise.all(Array.from({ length: count }, () => rig.pcache(...args)));
+
+  const created = await atOnce("create", "d", "--table", table);
+  const losers = created.filter((ended) => ended.code !== 0);
+  assertEquals(losers.length, count - 1);
+  for (const ended of losers) assertFailed(ended, `pcache: create on d failed: ${busy}`);
+  assertEquals(await rig.ok("ls"), "d\t(0:0)\n");
+
+  const removed = await atOnce("remove", "d");
+  assertEquals(removed.filter((ended) => ended.code === 0).length, 1);
+  for (const ended of removed) {
+    if (ended.code !== 0) {
+      assertMatch(ended.stderr, /^pcache: remove on d failed: (No such d|Devi)/);
+    }
+  }
+  assertEquals(await rig.ok("ls"), "No devices found\n");
+  assertEquals(processesOf(rig), []);
+});
+
 Deno.test("a device that a client uses is busy, until the client goes", async () => {
   const { rig, cache, backing } = await makeRig();
   await using _ = rig;
