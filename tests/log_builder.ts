@@ -62,7 +62,7 @@ export interface BuilderOptions extends Omit<SimMemoryOptions, "cache_bytes"> {
   readonly data_crc?: boolean;
 }
 
-/** A cache device whose log grows at `seg`, `off`. Tests open `memory` anew with `reopen`. */
+/** A cache device whose log grows at `seg`, `off`. Tests then open `memory` anew. */
 export class LogBuilder {
   readonly memory: SimMemory;
   readonly cache: OpenedCache;
@@ -81,12 +81,6 @@ export class LogBuilder {
       cache_bytes: SEGMENTS_ADDR + segments * geometry.segment_bytes,
     });
     this.cache = prepareCache(this.memory, inspectCache(this.memory, { geometry, data_crc }));
-  }
-
-  /** The cache device as it is now, checked and read again. */
-  reopen(): OpenedCache {
-    const { memory, geometry, data_crc } = this;
-    return prepareCache(memory, inspectCache(memory, { geometry, data_crc }));
   }
 
   /** Puts `bytes` at offset `off` of the data area of cache segment `seg`. */
