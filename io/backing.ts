@@ -35,7 +35,6 @@ export class FileBacking implements Backing {
   readonly #arena: Arena;
   readonly #ring: Ring;
   readonly #user: number;
-  readonly #read_only: boolean;
   readonly #fd: number;
   /** -1: there is no direct I/O. */
   readonly #direct_fd: number;
@@ -60,16 +59,14 @@ export class FileBacking implements Backing {
    * Takes 2 MiB of the arena's io area.
    *
    * @param user_kind what the ring's tokens of this device begin with; the request's id is in the lower 24 bits
-   * @param read_only as `file` was opened: a write or flush is a bug then
    */
-  constructor(arena: Arena, file: DeviceFile, ring: Ring, user_kind: number, read_only: boolean) {
+  constructor(arena: Arena, file: DeviceFile, ring: Ring, user_kind: number) {
     this.size_bytes = file.size_bytes - file.size_bytes % SECTOR_BYTES;
     this.#arena = arena;
     this.#ring = ring;
     this.#user = user_kind << 24;
-    this.#read_only = read_only;
     this.#fd = file.fd;
-    this.#direct_fd = openDirect(file, read_only);
+    this.#direct_fd = openDirect(file);
     this.#range_bytes = file.direct_unit_bytes;
     this.#addr_bytes = file.direct_addr_bytes;
     const by_sector = Math.max(this.#range_bytes, this.#addr_bytes) <= SECTOR_BYTES;
@@ -94,7 +91,6 @@ export class FileBacking implements Backing {
   }
 
   write(id: number, off_bytes: number, len_bytes: number, from: Gather): void {
-    assert(!this.#read_only, "backing: a write to a read-only device");
     assert(0 < from.count && from.count <= MAX_GATHER, "backing: ranges of a write");
     this.#begin(WRITE, id, off_bytes, len_bytes);
     let direct = this.#isAligned(off_bytes, len_bytes);
@@ -112,7 +108,6 @@ export class FileBacking implements Backing {
   }
 
   flush(id: number): void {
-    assert(!this.#read_only, "backing: a flush of a read-only device");
     this.#begin(FLUSH, id, 0, 0);
     this.#request_fd[id] = this.#fd;
     this.#submit(id);

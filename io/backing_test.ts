@@ -37,12 +37,11 @@ function withBacking(
   path: string,
   body: (rig: Rig) => void,
   see: (file: DeviceFile) => DeviceFile = (file) => file,
-  read_only = false,
 ): void {
-  const file = openDevice("backing", path, read_only);
+  const file = openDevice("backing", path);
   const arena = new Arena({ cache_bytes: 0, buffer_bytes: 16 << 20, io_bytes: 16 << 20 });
   const ring = openRing(ring_kind, arena);
-  const backing = new FileBacking(arena, see(file), ring, KIND, read_only);
+  const backing = new FileBacking(arena, see(file), ring, KIND);
   const collect = (count: number) => {
     const errors = new Map<number, number>();
     for (let turns = 0; errors.size < count; turns++) {
@@ -183,20 +182,6 @@ for (const ring_kind of ["io_uring", "poll"] as const) {
     });
   });
 
-  Deno.test(`FileBacking: a read-only device is only read (${ring_kind})`, () => {
-    withDir("/var/tmp", (dir) => {
-      const path = sparseFile(`${dir}/backing`, DEVICE_BYTES);
-      const body = ({ backing, collect }: Rig) => {
-        backing.read(1, 0, 4096, 0);
-        assertEquals(collect(1), new Map([[1, 0]]));
-        const ranges = gather([[0, 512]]);
-        assertThrows(() => backing.write(2, 0, 512, ranges), AssertionFailure, "read-only");
-        assertThrows(() => backing.flush(2), AssertionFailure, "read-only");
-      };
-      withBacking(ring_kind, path, body, (file) => file, true);
-    });
-  });
-
   Deno.test(`FileBacking: an error is the request's (${ring_kind})`, () => {
     withDir("/var/tmp", (dir) => {
       const path = sparseFile(`${dir}/backing`, DEVICE_BYTES);
@@ -291,10 +276,10 @@ Deno.test("FileBacking: short transfers are carried on, iovec by iovec", () => {
   for (const part_bytes of [512, 1536, 4096, 5000]) {
     withDir("/var/tmp", (dir) => {
       const path = sparseFile(`${dir}/backing`, DEVICE_BYTES);
-      const file = openDevice("backing", path, false);
+      const file = openDevice("backing", path);
       const arena = new Arena({ cache_bytes: 0, buffer_bytes: 4 << 20, io_bytes: 16 << 20 });
       const ring = new ShortRing(arena, part_bytes);
-      const backing = new FileBacking(arena, file, ring, KIND, false);
+      const backing = new FileBacking(arena, file, ring, KIND);
       const end = (id: number) => {
         for (let turns = 0; turns < 1000; turns++) {
           ring.wait(1000);

@@ -77,9 +77,9 @@ function openAll(
   cleanup: DisposableStack,
   tell: (event: DeviceEvent) => void,
 ): Device {
-  const cache_file = openDevice("cache", config.cache_path, false);
+  const cache_file = openDevice("cache", config.cache_path);
   cleanup.defer(() => closeDevice(cache_file));
-  const backing_file = openDevice("backing", config.backing_path, false, cache_file);
+  const backing_file = openDevice("backing", config.backing_path, cache_file);
   cleanup.defer(() => closeDevice(backing_file));
   const table = tableOf(config);
   const length_sectors = deviceSectors(table, backing_file.size_bytes);
@@ -94,7 +94,7 @@ function openAll(
   cleanup.defer(() => ring.close());
   const memory = new Medium(arena, cache_file, ring, tokenOf(KIND_BARRIER));
   const served_file = { ...backing_file, size_bytes: length_sectors * SECTOR_BYTES };
-  const backing = new FileBacking(arena, served_file, ring, KIND_BACKING, false);
+  const backing = new FileBacking(arena, served_file, ring, KIND_BACKING);
   cleanup.defer(() => backing.close());
 
   // Nothing has been written yet. All that can be refused is refused before something is.

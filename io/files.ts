@@ -14,7 +14,6 @@ import {
   O_DIRECT,
   O_EXCL,
   O_NONBLOCK,
-  O_RDONLY,
   O_RDWR,
   result,
 } from "./libc.ts";
@@ -178,11 +177,10 @@ function osText(e: unknown): string {
 }
 
 /** Opens, or throws with the C library's text for why not. */
-function open(role: Role, path: string, kind: DeviceFile["kind"], read_only: boolean): number {
+function open(role: Role, path: string, kind: DeviceFile["kind"]): number {
   const exclusive = kind === "block" ? O_EXCL : 0;
-  const access = read_only ? O_RDONLY : O_RDWR;
   // O_NONBLOCK: should the path lead to something else by now, opening it does not wait.
-  const fd = result(libc.open(cString(path), access | exclusive | O_CLOEXEC | O_NONBLOCK, 0));
+  const fd = result(libc.open(cString(path), O_RDWR | exclusive | O_CLOEXEC | O_NONBLOCK, 0));
   if (fd < 0) throw fail(role, path, errorText(-fd));
   return fd;
 }
@@ -234,21 +232,19 @@ function directUnits(
 /**
  * Opens a device for one pcache device alone; nothing is written.
  *
- * @param read_only nothing will ever be written to it either
  * @param other a device that is open already and must not be this one
  * @throws CacheError `Error opening ROLE device: PATH: ...` when it is missing, not a device, too small or in use
  */
 export function openDevice(
   role: Role,
   path: string,
-  read_only: boolean,
   other: DeviceFile | null = null,
 ): DeviceFile {
   const { kind, identity } = look(role, path);
   if (identity === other?.identity) {
     throw fail(role, path, `it is the ${other.role} device too: two devices are wanted`);
   }
-  const fd = open(role, path, kind, read_only);
+  const fd = open(role, path, kind);
   try {
     return inspect(role, path, fd, identity);
   } catch (e) {
@@ -261,10 +257,9 @@ export function openDevice(
  * A second descriptor for direct I/O on an open device, or -1 where the device or its file system has none. Not
  * locked: the first descriptor is.
  */
-export function openDirect(file: DeviceFile, read_only: boolean): number {
+export function openDirect(file: DeviceFile): number {
   if (file.direct_unit_bytes === 0) return -1;
-  const access = read_only ? O_RDONLY : O_RDWR;
-  return libc.open(cString(reopenPath(file.fd)), access | O_DIRECT | O_CLOEXEC, 0);
+  return libc.open(cString(reopenPath(file.fd)), O_RDWR | O_DIRECT | O_CLOEXEC, 0);
 }
 
 /** Closes a device and so drops its lock. */

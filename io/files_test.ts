@@ -8,7 +8,7 @@ Deno.test("openDevice: a file is described as it is, and nothing is written", ()
   withDir("/var/tmp", (dir) => {
     const path = sparseFile(`${dir}/cache`, 1_000_001);
     const before = Deno.statSync(path);
-    const file = openDevice("cache", path, false);
+    const file = openDevice("cache", path);
     assertEquals([file.role, file.path, file.kind], ["cache", path, "file"]);
     assertEquals(file.size_bytes, 1_000_001);
     const dev = before.dev;
@@ -24,7 +24,7 @@ Deno.test("openDevice: what is not a device is refused, in the target's words", 
   withDir("/var/tmp", (dir) => {
     const refused = (path: string, why: string, role: "cache" | "backing" = "cache") =>
       assertThrows(
-        () => openDevice(role, path, false),
+        () => openDevice(role, path),
         CacheError,
         `Error opening ${role} device: ${path}: ${why}`,
       );
@@ -47,23 +47,21 @@ Deno.test("openDevice: one user at a time, whatever the path", () => {
     const path = sparseFile(`${dir}/device`, 4096);
     Deno.linkSync(path, `${dir}/hard`);
     Deno.symlinkSync(path, `${dir}/soft`);
-    const file = openDevice("cache", path, false);
+    const file = openDevice("cache", path);
     for (const other of [path, `${dir}/hard`, `${dir}/soft`]) {
-      for (const read_only of [false, true]) {
-        assertThrows(
-          () => openDevice("backing", other, read_only),
-          CacheError,
-          `Error opening backing device: ${other}: Device or resource busy`,
-        );
-      }
       assertThrows(
-        () => openDevice("backing", other, false, file),
+        () => openDevice("backing", other),
+        CacheError,
+        `Error opening backing device: ${other}: Device or resource busy`,
+      );
+      assertThrows(
+        () => openDevice("backing", other, file),
         CacheError,
         `${other}: it is the cache device too: two devices are wanted`,
       );
     }
     closeDevice(file);
-    closeDevice(openDevice("backing", `${dir}/hard`, false));
+    closeDevice(openDevice("backing", `${dir}/hard`));
   });
 });
 
@@ -72,10 +70,10 @@ Deno.test("openDevice: a refused open leaves no descriptor and no lock", () => {
     const path = sparseFile(`${dir}/short`, 100);
     const open_files = () => Array.from(Deno.readDirSync("/proc/self/fd")).length;
     const before = open_files();
-    assertThrows(() => openDevice("cache", path, false), CacheError);
+    assertThrows(() => openDevice("cache", path), CacheError);
     assertEquals(open_files(), before);
     Deno.truncateSync(path, 4096);
-    closeDevice(openDevice("cache", path, false));
+    closeDevice(openDevice("cache", path));
     assertEquals(open_files(), before);
   });
 });
@@ -85,16 +83,16 @@ Deno.test("openDevice: block devices, their sectors and their one user", () => {
     const image = sparseFile(`${dir}/image`, 1 << 20);
     for (const sector_bytes of [512, 4096]) {
       withLoop(image, sector_bytes, (device) => {
-        const file = openDevice("cache", device, false);
+        const file = openDevice("cache", device);
         assertEquals([file.kind, file.size_bytes, file.major], ["block", 1 << 20, 7]);
         assertEquals(`/dev/loop${file.minor}`, device);
         assertEquals(file.direct_unit_bytes, sector_bytes);
         assertThrows(
-          () => openDevice("backing", device, false),
+          () => openDevice("backing", device),
           CacheError,
           `${device}: Device or resource busy`,
         );
-        const direct_fd = openDirect(file, false);
+        const direct_fd = openDirect(file);
         assert(direct_fd >= 0);
         libc.close(direct_fd);
         closeDevice(file);

@@ -77,7 +77,6 @@ export const libc = load();
 
 const arm = Deno.build.arch === "aarch64";
 
-export const O_RDONLY = 0;
 export const O_RDWR = 2;
 export const O_WRONLY = 1;
 export const O_CREAT = 0o100;

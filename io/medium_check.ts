@@ -25,7 +25,7 @@ export function withMedium(
   body: (medium: Medium, ring: Ring, fd: number) => void,
   libraries: Libraries = loadLibraries(),
 ): void {
-  const file = openDevice("cache", path, false);
+  const file = openDevice("cache", path);
   const arena = new Arena({
     cache_bytes: file.size_bytes,
     buffer_bytes: 1 << 20,

@@ -155,7 +155,7 @@ Deno.test("Medium: where blocks cannot be set aside, a file must have no holes",
     withMedium(`${mounted}/full`, (medium) => medium.allocate());
     // Enough blocks in all, but one of them is the file system's own.
     Deno.writeFileSync(`${mounted}/holed`, pattern(CACHE_BYTES, 5));
-    const file = openDevice("cache", `${mounted}/holed`, false);
+    const file = openDevice("cache", `${mounted}/holed`);
     Deno.truncateSync(`${mounted}/holed`, CACHE_BYTES - 4096);
     Deno.truncateSync(`${mounted}/holed`, CACHE_BYTES);
     assert(allocatedBytes(file.fd) >= CACHE_BYTES, "the case this test is about");
@@ -182,7 +182,7 @@ Deno.test("Medium: a cache file that became shorter is an error, not the end of 
 
 Deno.test("Medium: a barrier that fails is reported, waited for or not", () => {
   withDir("/var/tmp", (dir) => {
-    const file = openDevice("cache", sparseFile(`${dir}/c`, CACHE_BYTES), false);
+    const file = openDevice("cache", sparseFile(`${dir}/c`, CACHE_BYTES));
     const arena = new Arena({ cache_bytes: CACHE_BYTES, buffer_bytes: 4096, io_bytes: 1 << 20 });
     const ring = new PollRing(arena, 8);
     const medium = new Medium(arena, file, ring, BARRIER_USER);
