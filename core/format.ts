@@ -121,8 +121,6 @@ export const KEY_BYTES = 40;
 export const KEY_WORDS = 10;
 /** No key crosses a multiple of this on the cached device. */
 export const KEY_STRETCH_BYTES = 4 * 1024 * 1024;
-/** Key flag: never on media. */
-export const KEY_EMPTY = 1 << 0;
 /** Key flag: the backing device holds the same bytes. */
 export const KEY_CLEAN = 1 << 1;
 
