@@ -3,7 +3,8 @@
  *
  * A commit takes what is staged, lays out its ksets from the key head on, and then
  *
- *   1. stores the end mark behind each kset and clears the start of each segment the log goes on in;
+ *   1. stores the end mark behind each kset, clears the key head, where a crash may have left a torn kset, and the start of
+ *      each segment the log goes on in;
  *   2. waits for a barrier, which also covers the data that the keys name;
  *   3. stores the ksets and last ksets;
  *   4. waits for a barrier. Only then are the keys durable, and flushes that waited for them answered.
@@ -70,6 +71,8 @@ export class Log {
   #head_seg: number;
   #head_off: number;
   #state = IDLE;
+  /** The last attempt found no segment to go on in. */
+  #is_stuck = false;
   #barrier = 0;
   #plan_count = 0;
   /** The plan, a row a kset: where it goes, how many keys; 0 keys: a last kset naming segment `#plan_next`. */
@@ -166,9 +169,10 @@ export class Log {
     this.#wanted = this.#appended;
   }
 
-  /** When the staged keys are due, in ms of the engine's clock; Infinity: none are. */
+  /** When the staged keys are due, in ms of the engine's clock; Infinity: none are, or time alone will not help. */
   dueMs(): number {
-    return this.#appended === this.#planned ? Infinity : this.#first_staged_ms + KSET_AGE_MS;
+    if (this.#state !== IDLE || this.#is_stuck) return Infinity;
+    return this.#agedMs();
   }
 
   /** Takes the commit as far as it goes. Returns whether anything changed. */
@@ -189,7 +193,12 @@ export class Log {
 
   /** Whether a kset that is not full is to be closed, too. */
   #isForced(now_ms: number): boolean {
-    return this.#wanted > this.#planned || now_ms >= this.dueMs();
+    return this.#wanted > this.#planned || now_ms >= this.#agedMs();
+  }
+
+  /** When the oldest staged key that is in no kset yet will have waited long enough. */
+  #agedMs(): number {
+    return this.#appended === this.#planned ? Infinity : this.#first_staged_ms + KSET_AGE_MS;
   }
 
   /** Lays out the ksets and stores the end marks. False: there is no segment for the log to go on in. */
@@ -217,10 +226,12 @@ export class Log {
       left -= keys;
     }
     const taken = most - left;
-    if (taken === 0) {
+    this.#is_stuck = taken === 0;
+    if (this.#is_stuck) {
       assert(this.#plan_count === 0, "a segment taken for the log is used");
       return false;
     }
+    this.#mark(this.#head_seg, this.#head_off);
     this.#planned += taken;
     if (is_forced) this.#first_staged_ms = 0; // what did not fit is as old: it stays due
     this.#barrier = this.#barriers.cover();
