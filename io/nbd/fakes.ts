@@ -5,6 +5,7 @@
  * @module
  */
 
+import { Buffer } from "node:buffer";
 import { assert } from "../../core/assert.ts";
 import { EIO, OK } from "../../core/errors.ts";
 import type { NbdArena, NbdEngine, NbdRing, NbdSockets } from "./ports.ts";
@@ -200,7 +201,7 @@ export class FakeRing implements NbdRing, NbdSockets {
     }
     const socket = this.sockets.get(o.fd)!;
     if (o.kind === "sendmsg") return this.#performSend(o, socket);
-    if (socket.shut) return 0;
+    if (socket.shut) return this.#performCut(o);
     const ranges = o.kind === "recv" ? [[o.addr, o.len_bytes] as const] : this.#ranges(o.addr);
     let left_bytes = this.#allowed(Math.min(socket.inbox.length, sum(ranges)));
     const moved_bytes = left_bytes;
@@ -210,6 +211,15 @@ export class FakeRing implements NbdRing, NbdSockets {
       left_bytes -= now_bytes;
     }
     return moved_bytes;
+  }
+
+  /** A receive that a shutdown ends may have moved bytes before. */
+  #performCut(o: Operation): number {
+    if (o.kind === "recvmsg") {
+      const [addr, len_bytes] = this.#ranges(o.addr)[0]!;
+      this.#arena.bytes.fill(0x55, addr, addr + len_bytes);
+    }
+    return 0;
   }
 
   #performSend(o: Operation, socket: FakeSocket): number {
@@ -263,8 +273,11 @@ interface FakeRequest {
   pieces: number[];
 }
 
+/** What an unused window of the fake engine is full of. */
+const UNUSED = 0xdd;
+
 /**
- * Serves requests from `content`, each cut into pieces of at most `piece_bytes`. It answers when `pump` is called, as many
+ * Serves requests from `content`, each cut into pieces of at most `piece_bytes` that lie in memory back to front. It answers when `pump` is called, as many
  * as the seed says. Reads of the last 512 bytes fail with EIO.
  */
 export class FakeEngine implements NbdEngine {
@@ -292,6 +305,7 @@ export class FakeEngine implements NbdEngine {
   readonly #piece_next: number[] = [];
   readonly #free_pieces: number[] = [];
   readonly #window_bytes: number;
+  readonly #unused: Uint8Array;
 
   /** Slot `i` has its bytes at `i * window_bytes` of the arena. */
   constructor(arena: FakeArena, random: Random, size_bytes: number, slots: number, window: number) {
@@ -302,6 +316,8 @@ export class FakeEngine implements NbdEngine {
     this.content = new Uint8Array(size_bytes);
     this.#requests = new Array(slots).fill(null);
     this.#window_bytes = window;
+    this.#unused = new Uint8Array(window).fill(UNUSED);
+    arena.bytes.fill(UNUSED, 0, slots * window);
   }
 
   get requests_in_use(): number {
@@ -330,6 +346,8 @@ export class FakeEngine implements NbdEngine {
     assert(len_bytes <= this.#window_bytes, "request too long for the test");
     const slot = this.#requests.indexOf(null);
     if (slot < 0) return -1;
+    const difference = Buffer.compare(this.#windowOf(slot), this.#unused);
+    assert(difference === 0, "bytes were received into a place that was given back");
     this.#requests[slot] = { kind, state, off_bytes, len_bytes, errno: OK, pieces: [] };
     if (kind !== "flush") this.#cut(slot);
     return slot;
@@ -341,7 +359,7 @@ export class FakeEngine implements NbdEngine {
       const rest_bytes = request.len_bytes - done_bytes;
       const len_bytes = Math.min(rest_bytes, 1 + this.#random.next(this.piece_bytes));
       const piece = this.#free_pieces.pop() ?? this.#piece_addr.length;
-      this.#piece_addr[piece] = slot * this.#window_bytes + done_bytes;
+      this.#piece_addr[piece] = slot * this.#window_bytes + rest_bytes - len_bytes;
       this.#piece_len[piece] = len_bytes;
       this.#piece_next[piece] = -1;
       const before = request.pieces.at(-1);
@@ -369,9 +387,11 @@ export class FakeEngine implements NbdEngine {
   payloadArrived(slot: number): void {
     assert(!this.#placed.includes(slot), "payload before its place was taken");
     const request = this.#in(slot, "placed");
-    const from = slot * this.#window_bytes;
-    const payload = this.#arena.bytes.subarray(from, from + request.len_bytes);
-    this.content.set(payload, request.off_bytes);
+    let off_bytes = request.off_bytes;
+    for (const piece of request.pieces) {
+      this.content.set(this.#bytesOf(piece), off_bytes);
+      off_bytes += this.#piece_len[piece]!;
+    }
     request.state = "working";
   }
 
@@ -406,11 +426,20 @@ export class FakeEngine implements NbdEngine {
     this.#free(slot);
   }
 
+  #bytesOf(piece: number): Uint8Array {
+    const addr = this.#piece_addr[piece]!;
+    return this.#arena.bytes.subarray(addr, addr + this.#piece_len[piece]!);
+  }
+
+  #windowOf(slot: number): Uint8Array {
+    return this.#arena.bytes.subarray(slot * this.#window_bytes, (slot + 1) * this.#window_bytes);
+  }
+
   #free(slot: number): void {
     this.#free_pieces.push(...this.#requests[slot]!.pieces);
     this.#requests[slot] = null;
     // Bytes sent or received after this are noticed.
-    this.#arena.bytes.fill(0xdd, slot * this.#window_bytes, (slot + 1) * this.#window_bytes);
+    this.#windowOf(slot).fill(UNUSED);
   }
 
   #in(slot: number, state: SlotState): FakeRequest {
@@ -439,8 +468,12 @@ export class FakeEngine implements NbdEngine {
     if (request.kind === "read") {
       const end = request.off_bytes + request.len_bytes;
       if (end > this.size_bytes - 512) request.errno = EIO;
-      const from = slot * this.#window_bytes;
-      this.#arena.bytes.set(this.content.subarray(request.off_bytes, end), from);
+      let off_bytes = request.off_bytes;
+      for (const piece of request.pieces) {
+        const bytes = this.#bytesOf(piece);
+        bytes.set(this.content.subarray(off_bytes, off_bytes + bytes.length));
+        off_bytes += bytes.length;
+      }
     }
     request.state = "answered";
     this.#answered.push(slot);

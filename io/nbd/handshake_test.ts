@@ -46,7 +46,7 @@ function converse(bytes: number[], chunk = bytes.length, served = SERVED): Outco
     const step = handshake.step(new Uint8Array(buffer));
     if (step === null) {
       if (at === bytes.length) return { replies, end: "continue", unread_bytes: buffer.length };
-      buffer.push(...bytes.slice(at, at + chunk));
+      buffer = buffer.concat(bytes.slice(at, at + chunk));
       at = Math.min(bytes.length, at + chunk);
       continue;
     }
@@ -175,6 +175,14 @@ const CASES: [string, number[], string[], Outcome["end"]][] = [
     "options without end",
     new Array(nbd.MAX_OPTIONS + 1).fill(option(77, [])).flat(),
     new Array(nbd.MAX_OPTIONS).fill(UNSUP),
+    "close",
+  ],
+  [
+    "oversized options without end",
+    new Array(nbd.MAX_OPTIONS + 1).fill(
+      option(77, new Array(nbd.MAX_OPTION_BYTES + 1).fill(0)),
+    ).flat(),
+    new Array(nbd.MAX_OPTIONS).fill(TOO_BIG),
     "close",
   ],
 ];

@@ -79,7 +79,7 @@ export class Iovecs {
     this.#msghdr[MSG_IOVLEN_WORD] = this.count - this.#first;
   }
 
-  /** Takes note that `len_bytes` more were transferred. */
+  /** Takes note that `len_bytes` more were transferred. No range may be added after that. */
   advance(len_bytes: number): void {
     assert(len_bytes <= this.left_bytes, "more was transferred than asked for");
     this.left_bytes -= len_bytes;
@@ -97,8 +97,6 @@ export class Iovecs {
       rest_bytes -= range_bytes;
       this.#first += 1;
     }
-    // What was sent may be reused, so nothing can be joined to it any more.
-    this.#end_addr = -1;
     this.seal();
   }
 }

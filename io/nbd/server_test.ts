@@ -432,9 +432,12 @@ Deno.test("a client may vanish anywhere: nothing of it stays, the others go on",
       rig.settle();
       assert(victim.socket.closed, `${what}, ${turns} turns: closed`);
       assertEquals(rig.engine.requests_in_use, 0, `${what}, ${turns} turns: requests`);
-      other.request(1, nbd.CMD_READ, 0, 512);
+      rig.engine.is_asleep = true; // so that every slot is taken once
+      for (let i = 1; i <= SLOTS; i++) other.request(i, nbd.CMD_READ, 0, 512);
       rig.settle();
-      assertEquals(outcomes(other.replies()), [[1, OK]], `${what}, ${turns} turns: the other`);
+      rig.engine.is_asleep = false;
+      rig.settle();
+      assertEquals(other.replies().length, SLOTS, `${what}, ${turns} turns: the other`);
     }
   }
 });
@@ -448,6 +451,18 @@ Deno.test("all places taken: a client is turned away, unless one that only negot
   const late = rig.ring.connect();
   rig.settle();
   assert(late.closed && silent.closed, "the silent one made room for the next");
+  const older = rig.ring.connect();
+  rig.settle();
+  clients.pop()!.disconnect();
+  rig.settle();
+  const newer = rig.ring.connect();
+  rig.settle();
+  rig.ring.connect();
+  rig.settle();
+  assert(older.closed && !newer.closed, "the older one goes first");
+  clients.push(rig.client());
+  newer.client_gone = true;
+  rig.settle();
   clients.push(rig.client());
   const later = rig.ring.connect();
   rig.settle();
@@ -541,7 +556,7 @@ function storm(seed: number, rounds: number): void {
 }
 
 Deno.test("storms of requests, chopped and shuffled from seeds", () => {
-  for (let seed = 1; seed <= 25; seed++) {
+  for (let seed = 1; seed <= 15; seed++) {
     try {
       storm(seed, 4);
     } catch (error) {
