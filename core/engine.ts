@@ -17,18 +17,19 @@ import { Buffers } from "./buffers.ts";
 import { Counters } from "./counters.ts";
 import { CacheError } from "./errors.ts";
 import { ExtentIndex } from "./extent_index.ts";
-import { Fills, MAX_FILLS } from "./fills.ts";
+import { Fills } from "./fills.ts";
 import { Flushes } from "./flushes.ts";
 import { GC_PERCENT_MAX, SECTOR_BYTES } from "./format.ts";
 import { Gc } from "./gc.ts";
 import { KeySums } from "./key_sums.ts";
-import { Log } from "./log.ts";
+import { Log, STAGED_KEYS } from "./log.ts";
 import type { OpenedCache } from "./media.ts";
 import type { Backing, Memory } from "./platform.ts";
 import { Reads } from "./reads.ts";
 import { replay, type Replayed } from "./replay.ts";
 import {
   ABANDONED,
+  MAX_PIECES,
   MAX_REQUEST_BYTES,
   MAX_REQUESTS,
   Pieces,
@@ -50,7 +51,20 @@ export interface EngineOptions {
   readonly cache: OpenedCache;
   /** The time, in ms of any monotonic clock; the same one that `pump` is given. */
   readonly now_ms: number;
+  /** `LIMITS` if left out. */
+  readonly limits?: Limits;
 }
+
+/** Sizes of the engine's tables that tests make smaller, so that an engine opens fast and its limits are met. */
+export interface Limits {
+  /** Most pieces of requests under way. */
+  readonly pieces: number;
+  /** Most keys that wait for the log. */
+  readonly staged_keys: number;
+}
+
+/** What ships. */
+export const LIMITS: Limits = { pieces: MAX_PIECES, staged_keys: STAGED_KEYS };
 
 /** A place in the log. */
 export interface Position {
@@ -107,7 +121,7 @@ export class Engine {
 
   /** Replays the log and starts. Writes nothing. Throws `CacheError` for a log that must be refused. */
   static open(options: EngineOptions): Engine {
-    const { memory, backing, cache, now_ms } = options;
+    const { memory, backing, cache, now_ms, limits = LIMITS } = options;
     const size_sectors = Math.floor(backing.size_bytes / SECTOR_BYTES);
     if (size_sectors === 0) {
       throw new CacheError(
@@ -136,17 +150,24 @@ export class Engine {
       segments,
       sums,
       barriers,
-      new Log(cache, memory, segments, barriers, replayed.head_seg, replayed.head_off),
+      new Log(
+        cache,
+        memory,
+        segments,
+        barriers,
+        replayed.head_seg,
+        replayed.head_off,
+        limits.staged_keys,
+      ),
       new Space(segments, cache.data_bytes),
       new Buffers(memory.buffer_addr, memory.buffer_bytes),
       requests,
-      new Pieces(),
+      new Pieces(limits.pieces),
       new RequestQueue(requests),
       new RequestQueue(requests),
       counters,
       now_ms,
     );
-    assert(state.buffers.total_sectors <= MAX_FILLS, "fills never run out before buffers");
     return new Engine(state, replayed);
   }
 

@@ -19,8 +19,6 @@ import { SECTOR_BYTES } from "./format.ts";
 import { SlotPool } from "./slot_pool.ts";
 import type { EngineState } from "./state.ts";
 
-/** Most fills; as many as the transfer buffers have sectors by default, so that these run out first. */
-export const MAX_FILLS = 1 << 17;
 /** Longest fill, in sectors: 1 MiB. */
 const MAX_FILL_SECTORS = 2048;
 /** Ids of backing reads: 0 .. MAX_FILL_READS-1. */
@@ -35,14 +33,14 @@ export interface FillWaiter {
 /** The fills under way. */
 export class Fills {
   readonly #state: EngineState;
-  readonly #pool = new SlotPool(MAX_FILLS);
-  readonly #sector = new Float64Array(MAX_FILLS);
-  readonly #sectors = new Uint32Array(MAX_FILLS);
-  readonly #addr = new Float64Array(MAX_FILLS);
-  readonly #refs = new Uint32Array(MAX_FILLS);
-  readonly #first_waiter = new Int32Array(MAX_FILLS);
+  readonly #pool: SlotPool;
+  readonly #sector: Float64Array;
+  readonly #sectors: Uint32Array;
+  readonly #addr: Float64Array;
+  readonly #refs: Uint32Array;
+  readonly #first_waiter: Int32Array;
   /** Fills that wait for a free id, in order. */
-  readonly #next = new Int32Array(MAX_FILLS);
+  readonly #next: Int32Array;
   #queue_first = -1;
   #queue_last = -1;
   readonly #ids = new SlotPool(MAX_FILL_READS);
@@ -50,6 +48,15 @@ export class Fills {
 
   constructor(state: EngineState) {
     this.#state = state;
+    // A fill holds a sector of the transfer buffers at least: these run out first.
+    const most = state.buffers.total_sectors;
+    this.#pool = new SlotPool(most);
+    this.#sector = new Float64Array(most);
+    this.#sectors = new Uint32Array(most);
+    this.#addr = new Float64Array(most);
+    this.#refs = new Uint32Array(most);
+    this.#first_waiter = new Int32Array(most);
+    this.#next = new Int32Array(most);
   }
 
   /** How many fills hold a buffer. */

@@ -14,7 +14,7 @@
  * keys were appended (DESIGN §3 allows several; the format does not tell).
  *
  * Invariants: `durable <= planned <= appended`, counted in keys since the start; staged keys are those from
- * `durable` on, at most STAGED_KEYS; `head` is where the next kset goes, behind the last durable one.
+ * `durable` on, at most as many as were set; `head` is where the next kset goes, behind the last durable one.
  *
  * @module
  */
@@ -57,8 +57,9 @@ export class Log {
   readonly #barriers: Barriers;
   readonly #kset_keys: number;
 
-  /** A ring of keys: key number `n` is at `n % STAGED_KEYS`. */
-  readonly #staged = new Uint32Array(STAGED_KEYS * KEY_WORDS);
+  readonly #staged_keys: number;
+  /** A ring of keys: key number `n` is at `n % staged_keys`. */
+  readonly #staged: Uint32Array;
   readonly #kset_words = new Uint32Array(Math.ceil(KSET_MAX_BYTES / 4));
   readonly #kset = new Uint8Array(this.#kset_words.buffer);
   #appended = 0;
@@ -82,7 +83,7 @@ export class Log {
   readonly #plan_next = new Uint32Array(2 * COMMIT_KSETS);
   #ksets_written = 0;
 
-  /** `head_seg`, `head_off`: the key head that replay found. */
+  /** `head_seg`, `head_off`: the key head that replay found. `staged_keys`: most keys staged. */
   constructor(
     cache: OpenedCache,
     memory: Memory,
@@ -90,7 +91,10 @@ export class Log {
     barriers: Barriers,
     head_seg: number,
     head_off: number,
+    staged_keys = STAGED_KEYS,
   ) {
+    this.#staged_keys = staged_keys;
+    this.#staged = new Uint32Array(staged_keys * KEY_WORDS);
     this.#cache = cache;
     this.#memory = memory;
     this.#segments = segments;
@@ -128,7 +132,7 @@ export class Log {
 
   /** How many keys may still be reserved. */
   get available(): number {
-    return STAGED_KEYS - (this.#appended - this.#durable) - this.#reserved;
+    return this.#staged_keys - (this.#appended - this.#durable) - this.#reserved;
   }
 
   /** Sets room aside for keys that come later, so that a write never finds the log full after it took space. */
@@ -157,7 +161,7 @@ export class Log {
   ): void {
     this.unreserve(1);
     if (this.#appended === this.#planned) this.#first_staged_ms = now_ms;
-    const at = (this.#appended % STAGED_KEYS) * KEY_WORDS;
+    const at = (this.#appended % this.#staged_keys) * KEY_WORDS;
     const gen = this.#cache.generations.get(seg);
     putKey(this.#staged, at, off, len, flags, seg, seg_off, gen, crc);
     this.#appended++;
@@ -187,7 +191,7 @@ export class Log {
   #isDue(now_ms: number): boolean {
     const staged = this.#appended - this.#planned;
     if (staged === 0) return false;
-    const enough = this.#memory.barrier_is_cheap ? this.#kset_keys : STAGED_KEYS / 4;
+    const enough = this.#memory.barrier_is_cheap ? this.#kset_keys : this.#staged_keys / 4;
     return staged >= enough || this.#isForced(now_ms);
   }
 
@@ -276,7 +280,7 @@ export class Log {
 
   #copyKeys(first: number, keys: number): void {
     for (let i = 0; i < keys; i++) {
-      const from = ((first + i) % STAGED_KEYS) * KEY_WORDS;
+      const from = ((first + i) % this.#staged_keys) * KEY_WORDS;
       const to = KSET_HEADER_WORDS + i * KEY_WORDS;
       for (let word = 0; word < KEY_WORDS; word++) {
         this.#kset_words[to + word] = this.#staged[from + word]!;

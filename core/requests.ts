@@ -75,22 +75,36 @@ export class Requests {
 
 /** The pieces of all requests. */
 export class Pieces {
-  readonly pool: SlotPool = new SlotPool(MAX_PIECES);
+  readonly pool: SlotPool;
   /** Where the bytes are, or go. */
-  readonly addr: Float64Array = new Float64Array(MAX_PIECES);
-  readonly len_bytes: Uint32Array = new Uint32Array(MAX_PIECES);
-  readonly next: Int32Array = new Int32Array(MAX_PIECES);
-  readonly request: Int32Array = new Int32Array(MAX_PIECES);
+  readonly addr: Float64Array;
+  readonly len_bytes: Uint32Array;
+  readonly next: Int32Array;
+  readonly request: Int32Array;
   /** The pinned segment, or -1. */
-  readonly seg: Int32Array = new Int32Array(MAX_PIECES);
+  readonly seg: Int32Array;
   /** The fill it waits for or lies in, or -1. */
-  readonly fill: Int32Array = new Int32Array(MAX_PIECES);
+  readonly fill: Int32Array;
   /** The next piece that waits for the same fill. */
-  readonly next_waiter: Int32Array = new Int32Array(MAX_PIECES);
+  readonly next_waiter: Int32Array;
   /** A write's key: first sector on the cached device, sectors (0 in a read), first sector in the data area of `seg`. */
-  readonly sector: Float64Array = new Float64Array(MAX_PIECES);
-  readonly sectors: Uint32Array = new Uint32Array(MAX_PIECES);
-  readonly place: Uint32Array = new Uint32Array(MAX_PIECES);
+  readonly sector: Float64Array;
+  readonly sectors: Uint32Array;
+  readonly place: Uint32Array;
+
+  constructor(most: number = MAX_PIECES) {
+    this.pool = new SlotPool(most);
+    this.addr = new Float64Array(most);
+    this.len_bytes = new Uint32Array(most);
+    this.next = new Int32Array(most);
+    this.request = new Int32Array(most);
+    this.seg = new Int32Array(most);
+    this.fill = new Int32Array(most);
+    this.next_waiter = new Int32Array(most);
+    this.sector = new Float64Array(most);
+    this.sectors = new Uint32Array(most);
+    this.place = new Uint32Array(most);
+  }
 
   /** Appends a new piece to the request's list. The caller has checked that one is available. */
   append(requests: Requests, slot: number, addr: number, len_bytes: number): number {
