@@ -21,6 +21,7 @@ import {
   keyOff,
   keySeg,
   keySegOff,
+  KSET_HEADER_BYTES,
   SECTOR_BYTES,
 } from "./format.ts";
 import type { KeySums } from "./key_sums.ts";
@@ -59,7 +60,7 @@ export function replay(
   const { key_tail, dirty_tail } = cache;
   const reader = new LogReader(cache, memory, key_tail.seg, key_tail.off);
   let keys = 0;
-  let dirty_bytes = 0;
+  const dirty_bytes = new Float64Array(cache.n_segs); // of the keys that count, by segment
   let met_dirty_tail = false;
   tables.segments.claimForLog(reader.seg);
 
@@ -70,7 +71,7 @@ export function replay(
     if (kind === LOG_KEYS) {
       for (let i = 0; i < reader.key_num; i++) {
         reader.checkKey(i, size_bytes);
-        dirty_bytes += replayKey(cache, tables, reader, i, met_dirty_tail);
+        replayKey(cache, tables, reader, i, met_dirty_tail, dirty_bytes);
       }
       keys += reader.key_num;
     }
@@ -84,29 +85,37 @@ export function replay(
         `${key_tail.seg}:${key_tail.off} to ${reader.position}`,
     );
   }
+  if (reader.off + KSET_HEADER_BYTES > cache.data_bytes) {
+    throw new CacheError(
+      `log ends at ${reader.position}, but a last kset of ${KSET_HEADER_BYTES} bytes must fit behind it`,
+    );
+  }
   checkLogSegments(cache, tables.segments);
   tables.segments.settle();
-  return { head_seg: reader.seg, head_off: reader.off, keys, dirty_bytes };
+  const dirty_sum = dirty_bytes.reduce((sum, bytes) => sum + bytes, 0);
+  return { head_seg: reader.seg, head_off: reader.off, keys, dirty_bytes: dirty_sum };
 }
 
-/** Enters one key. Returns its length when it is dirty, else 0. */
+/** Enters one key. */
 function replayKey(
   cache: OpenedCache,
   tables: ReplayTables,
   reader: LogReader,
   i: number,
   behind_dirty_tail: boolean,
-): number {
+  dirty_bytes: Float64Array,
+): void {
   const { words } = reader;
   const at = reader.keyAt(i);
   const seg = keySeg(words, at);
   const gen = keyGen(words, at);
   const current = cache.generations.get(seg);
-  if (gen < current) return 0;
+  if (gen < current) return;
   if (gen > current) {
     cache.generations.adopt(seg, gen);
     tables.segments.forgetKeys(seg);
     tables.sums?.clear(seg);
+    dirty_bytes[seg] = 0;
   }
   const len = keyLen(words, at);
   const sectors = len / SECTOR_BYTES;
@@ -115,7 +124,7 @@ function replayKey(
   tables.index.insertCached(keyOff(words, at) / SECTOR_BYTES, sectors, seg, place, is_clean);
   tables.segments.addKey(seg);
   tables.sums?.add(seg, place, sectors, keyCrc(words, at));
-  return is_clean ? 0 : len;
+  if (!is_clean) dirty_bytes[seg] = dirty_bytes[seg]! + len;
 }
 
 function claimNext(reader: LogReader, segments: Segments): void {
