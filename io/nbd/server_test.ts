@@ -451,9 +451,9 @@ Deno.test("all places taken: a client is turned away, unless one that only negot
   const late = rig.ring.connect();
   rig.settle();
   assert(late.closed && silent.closed, "the silent one made room for the next");
-  const older = rig.ring.connect();
+  clients.shift()!.disconnect();
   rig.settle();
-  clients.pop()!.disconnect();
+  const older = rig.ring.connect();
   rig.settle();
   const newer = rig.ring.connect();
   rig.settle();
