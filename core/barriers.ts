@@ -16,6 +16,7 @@ export class Barriers {
   #wanted = 0;
   #started = 0;
   #done = 0;
+  #is_under_way = false;
   #failed = false;
 
   constructor(memory: Memory) {
@@ -44,14 +45,15 @@ export class Barriers {
   }
 
   get is_under_way(): boolean {
-    return this.#started > this.#done;
+    return this.#is_under_way;
   }
 
   /** Starts a barrier if one is wanted and none is under way. Returns whether one has ended meanwhile. */
   step(): boolean {
-    if (this.#failed || this.#started > this.#done || this.#wanted === this.#started) return false;
+    if (this.#failed || this.#is_under_way || this.#wanted === this.#started) return false;
     this.#started++;
-    if (!this.#memory.barrier()) return false;
+    this.#is_under_way = !this.#memory.barrier();
+    if (this.#is_under_way) return false;
     this.#done = this.#started;
     return true;
   }
@@ -63,6 +65,7 @@ export class Barriers {
 
   /** The barrier under way has ended. */
   end(failed: boolean): void {
+    this.#is_under_way = false;
     if (failed) this.#failed = true;
     else this.#done = this.#started;
   }

@@ -40,7 +40,7 @@ import {
 import { Segments } from "./segments.ts";
 import { Space } from "./space.ts";
 import { EngineState } from "./state.ts";
-import { WriteBack } from "./writeback.ts";
+import { BATCH_KSETS, WriteBack } from "./writeback.ts";
 import { Writes } from "./writes.ts";
 
 /** What an engine runs on. */
@@ -57,14 +57,23 @@ export interface EngineOptions {
 
 /** Sizes of the engine's tables that tests make smaller, so that an engine opens fast and its limits are met. */
 export interface Limits {
+  /** Most requests under way. */
+  readonly requests: number;
   /** Most pieces of requests under way. */
   readonly pieces: number;
   /** Most keys that wait for the log. */
   readonly staged_keys: number;
+  /** Most ksets that write-back takes in one batch. */
+  readonly batch_ksets: number;
 }
 
 /** What ships. */
-export const LIMITS: Limits = { pieces: MAX_PIECES, staged_keys: STAGED_KEYS };
+export const LIMITS: Limits = {
+  requests: MAX_REQUESTS,
+  pieces: MAX_PIECES,
+  staged_keys: STAGED_KEYS,
+  batch_ksets: BATCH_KSETS,
+};
 
 /** A place in the log. */
 export interface Position {
@@ -92,7 +101,7 @@ export class Engine {
   /** Longest request. */
   readonly max_request_bytes: number;
   /** Slots are 0 .. max_requests-1. */
-  readonly max_requests: number = MAX_REQUESTS;
+  readonly max_requests: number;
   /** What replay found. */
   readonly replayed: Replayed;
   readonly #state: EngineState;
@@ -105,7 +114,8 @@ export class Engine {
   #gc_percent_wanted = -1;
   #info_barrier = 0;
 
-  private constructor(state: EngineState, replayed: Replayed) {
+  private constructor(state: EngineState, replayed: Replayed, limits: Limits) {
+    this.max_requests = limits.requests;
     this.#state = state;
     this.replayed = replayed;
     this.size_bytes = state.size_sectors * SECTOR_BYTES;
@@ -114,7 +124,7 @@ export class Engine {
     this.#fills = new Fills(state);
     this.#reads = new Reads(state, this.#fills);
     this.#writes = new Writes(state, this.#fills, this.#flushes);
-    this.#writeback = new WriteBack(state);
+    this.#writeback = new WriteBack(state, limits.batch_ksets);
     this.#gc = new Gc(state);
     state.counters.dirty_bytes = replayed.dirty_bytes;
   }
@@ -140,7 +150,7 @@ export class Engine {
     });
     const replayed = replay(cache, memory, size_sectors * SECTOR_BYTES, { index, segments, sums });
     const barriers = new Barriers(memory);
-    const requests = new Requests();
+    const requests = new Requests(limits.requests);
     const state = new EngineState(
       cache,
       memory,
@@ -168,7 +178,7 @@ export class Engine {
       counters,
       now_ms,
     );
-    return new Engine(state, replayed);
+    return new Engine(state, replayed, limits);
   }
 
   /** What the engine has counted. */
@@ -346,12 +356,13 @@ export class Engine {
     this.#state.log.want();
   }
 
-  /** Whether the stop is complete: nothing of the cache device is under way. */
+  /** Whether the stop is complete: nothing of the cache device is under way, or it has failed and no request uses it. */
   isClosed(): boolean {
     const { log, barriers, is_closing } = this.#state;
-    if (!is_closing || barriers.is_under_way || !this.#writeback.is_idle) return false;
+    if (!is_closing || barriers.is_under_way || this.#writeback.is_under_way) return false;
     if (barriers.has_failed) return true;
-    return log.durable === log.appended && !this.#gc.is_busy && barriers.isDone(this.#info_barrier);
+    return log.durable === log.appended && this.#writeback.is_idle && !this.#gc.is_busy &&
+      barriers.isDone(this.#info_barrier);
   }
 
   #step(now_ms: number): boolean {

@@ -91,7 +91,7 @@ export class Gc {
     let frees_segment = false;
     while (ksets < ROUND_KSETS && !frees_segment) {
       if (reader.seg === dirty_seg && reader.off === dirty_off) break;
-      const kind = reader.read();
+      const kind = reader.reread();
       if (kind === LOG_END) return this.#state.failLog();
       if (kind === LOG_KEYS) {
         frees_segment = this.#countKeys();

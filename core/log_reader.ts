@@ -103,6 +103,18 @@ export class LogReader {
     return LOG_LAST;
   }
 
+  /**
+   * As `read`, where a kset is known to be: one that must be refused now was damaged since, and counts as LOG_END.
+   */
+  reread(): number {
+    try {
+      return this.read();
+    } catch (error) {
+      if (!(error instanceof CacheError)) throw error;
+      return LOG_END;
+    }
+  }
+
   /** Moves behind the kset that `read` has just returned. */
   advance(kind: number): void {
     if (kind === LOG_LAST) {

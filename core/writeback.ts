@@ -37,8 +37,7 @@ import { SlotPool } from "./slot_pool.ts";
 import type { EngineState } from "./state.ts";
 
 /** Most ksets in a batch. */
-const BATCH_KSETS = 64;
-const BATCH_KEYS = BATCH_KSETS * KSET_MAX_KEYS;
+export const BATCH_KSETS = 64;
 /** Longest merged write, in sectors: 1 MiB. */
 const MAX_WRITE_SECTORS = 2048;
 /** Most writes under way, and most while requests keep coming. */
@@ -113,8 +112,10 @@ export class WriteBack {
   #retry_ms = RETRY_MS;
 
   /** The batch: its dirty keys as they stand in the log, and their numbers sorted by subtree, then by age. */
-  readonly #keys = new Uint32Array(BATCH_KEYS * KEY_WORDS);
-  readonly #order = new Float64Array(BATCH_KEYS);
+  readonly #batch_ksets: number;
+  readonly #batch_keys: number;
+  readonly #keys: Uint32Array;
+  readonly #order: Float64Array;
   #key_count = 0;
   #was_full = false;
   #next_key = 0;
@@ -130,7 +131,12 @@ export class WriteBack {
   #failed: Failed[] = [];
   #written_bytes = 0;
 
-  constructor(state: EngineState) {
+  /** `batch_ksets`: most ksets in a batch. */
+  constructor(state: EngineState, batch_ksets: number) {
+    this.#batch_ksets = batch_ksets;
+    this.#batch_keys = batch_ksets * KSET_MAX_KEYS;
+    this.#keys = new Uint32Array(this.#batch_keys * KEY_WORDS);
+    this.#order = new Float64Array(this.#batch_keys);
     this.#state = state;
     this.#last_end_ms = state.now_ms;
     const { cache, memory } = state;
@@ -139,7 +145,6 @@ export class WriteBack {
     this.#batch_seg = this.#durable_seg = seg;
     this.#batch_off = this.#durable_off = off;
     this.#merged = new ExtentIndex(SUBTREE_SECTORS, { low: () => 0 });
-    for (let i = 0; i < MAX_WRITES; i++) this.#writes.push(new Ranges());
   }
 
   /** The durable dirty tail: segment. GC may go up to here. */
@@ -156,6 +161,11 @@ export class WriteBack {
     return this.#stage === IDLE;
   }
 
+  /** Whether a request to the backing device is under way. */
+  get is_under_way(): boolean {
+    return this.#ids.in_use > 0 || this.#stage === FLUSHING;
+  }
+
   /** Whether the log holds nothing behind the dirty tail. */
   get is_done(): boolean {
     return this.#stage === IDLE && !this.#hasMore();
@@ -163,7 +173,8 @@ export class WriteBack {
 
   /** When `step` has something to do, in ms of the engine's clock; Infinity: nothing. */
   dueMs(): number {
-    if (this.#stage !== IDLE || !this.#hasMore() || this.#state.is_closing) return Infinity;
+    if (this.#stage !== IDLE || !this.#hasMore()) return Infinity;
+    if (this.#state.is_closing || this.#state.barriers.has_failed) return Infinity;
     if (this.#state.is_draining) return this.#retry_at_ms;
     const quiet_ms = this.#state.last_request_ms + QUIET_MS;
     const waited_ms = this.#last_end_ms + MAX_WAIT_MS;
@@ -221,13 +232,13 @@ export class WriteBack {
     this.#failed = [];
     this.#written_bytes = 0;
     let ksets = 0;
-    for (; ksets < BATCH_KSETS && this.#hasMore(); ksets++) {
-      const kind = reader.read();
+    for (; ksets < this.#batch_ksets && this.#hasMore(); ksets++) {
+      const kind = reader.reread();
       if (kind === LOG_END) return this.#state.failLog();
       if (kind === LOG_KEYS) this.#collectKeys();
       reader.advance(kind);
     }
-    this.#was_full = ksets === BATCH_KSETS;
+    this.#was_full = ksets === this.#batch_ksets;
     this.#sort();
     this.#stage = WRITING;
     return true;
@@ -249,7 +260,7 @@ export class WriteBack {
   #sort(): void {
     for (let key = 0; key < this.#key_count; key++) {
       const subtree = Math.floor(this.#keySector(key) / SUBTREE_SECTORS);
-      this.#order[key] = subtree * BATCH_KEYS + key;
+      this.#order[key] = subtree * this.#batch_keys + key;
     }
     this.#order.subarray(0, this.#key_count).sort();
     this.#next_key = 0;
@@ -288,7 +299,7 @@ export class WriteBack {
   /** Starts the next write. False: there is none left. */
   #writeNext(): boolean {
     const id = this.#ids.take();
-    const ranges = this.#writes[id]!;
+    const ranges = this.#writes[id] ??= new Ranges(); // most devices never have so many under way
     ranges.count = 0;
     const retry = this.#retries.pop();
     if (retry !== undefined) ranges.add(retry.sector, retry.sectors, retry.addr);
@@ -342,13 +353,13 @@ export class WriteBack {
   /** Enters the keys of the next subtree, oldest first. */
   #mergeSubtree(): void {
     this.#merged.remove(0, SUBTREE_SECTORS);
-    const subtree = Math.floor(this.#order[this.#next_key]! / BATCH_KEYS);
+    const subtree = Math.floor(this.#order[this.#next_key]! / this.#batch_keys);
     this.#merged_base = subtree * SUBTREE_SECTORS;
     this.#merged_next = 0;
     for (; this.#next_key < this.#key_count; this.#next_key++) {
       const row = this.#order[this.#next_key]!;
-      if (Math.floor(row / BATCH_KEYS) !== subtree) return;
-      const key = row % BATCH_KEYS;
+      if (Math.floor(row / this.#batch_keys) !== subtree) return;
+      const key = row % this.#batch_keys;
       const start = this.#keySector(key) - this.#merged_base;
       const seg = keySeg(this.#keys, key * KEY_WORDS);
       this.#merged.insertCached(start, this.#keySectors(key), seg, this.#keyPlace(key), false);
