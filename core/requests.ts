@@ -40,20 +40,35 @@ export const ABANDONED = 6;
 
 /** The request table. Every field is read and written by number: `requests.error[slot]`. */
 export class Requests {
-  readonly pool: SlotPool = new SlotPool(MAX_REQUESTS);
-  readonly kind: Uint8Array = new Uint8Array(MAX_REQUESTS);
-  readonly state: Uint8Array = new Uint8Array(MAX_REQUESTS);
-  readonly fua: Uint8Array = new Uint8Array(MAX_REQUESTS);
-  readonly error: Uint8Array = new Uint8Array(MAX_REQUESTS);
-  readonly off_bytes: Float64Array = new Float64Array(MAX_REQUESTS);
-  readonly len_bytes: Uint32Array = new Uint32Array(MAX_REQUESTS);
+  readonly pool: SlotPool;
+  readonly kind: Uint8Array;
+  readonly state: Uint8Array;
+  readonly fua: Uint8Array;
+  readonly error: Uint8Array;
+  readonly off_bytes: Float64Array;
+  readonly len_bytes: Uint32Array;
   /** How many fills are still to come before it can go on. */
-  readonly waits: Uint32Array = new Uint32Array(MAX_REQUESTS);
+  readonly waits: Uint32Array;
   /** The log must be durable up to here before the answer. */
-  readonly log_target: Float64Array = new Float64Array(MAX_REQUESTS);
-  readonly first_piece: Int32Array = new Int32Array(MAX_REQUESTS);
-  readonly last_piece: Int32Array = new Int32Array(MAX_REQUESTS);
-  readonly next: Int32Array = new Int32Array(MAX_REQUESTS);
+  readonly log_target: Float64Array;
+  readonly first_piece: Int32Array;
+  readonly last_piece: Int32Array;
+  readonly next: Int32Array;
+
+  constructor(most: number = MAX_REQUESTS) {
+    this.pool = new SlotPool(most);
+    this.kind = new Uint8Array(most);
+    this.state = new Uint8Array(most);
+    this.fua = new Uint8Array(most);
+    this.error = new Uint8Array(most);
+    this.off_bytes = new Float64Array(most);
+    this.len_bytes = new Uint32Array(most);
+    this.waits = new Uint32Array(most);
+    this.log_target = new Float64Array(most);
+    this.first_piece = new Int32Array(most);
+    this.last_piece = new Int32Array(most);
+    this.next = new Int32Array(most);
+  }
 
   /** A fresh row; -1 when all are in use. */
   take(kind: number, off_bytes: number, len_bytes: number, fua: boolean): number {
