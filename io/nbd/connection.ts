@@ -56,6 +56,8 @@ const enum Mode {
 export const RECV_BYTES = 128 * 1024;
 /** A payload's rest of this length is received into its place; a shorter one comes with the next requests. */
 const DIRECT_BYTES = 32 * 1024;
+/** After such a payload the next one is expected to be as long: only so much of it is received into the buffer. */
+const NARROW_BYTES = 4096;
 /** So few bytes are moved to the start of the buffer without a thought. */
 const CHEAP_MOVE_BYTES = 4096;
 /** Ranges of one straight receive. */
@@ -88,6 +90,8 @@ export class Connection {
   #receiving = false;
   #direct = false;
   #sending = false;
+  /** The last write had a long payload. */
+  #narrow = false;
   /** The client will send no more. */
   #ended = false;
   #mode = Mode.HEADER;
@@ -128,6 +132,7 @@ export class Connection {
     this.#at = 0;
     this.#filled = 0;
     this.#left_bytes = 0;
+    this.#narrow = false;
     this.#handshake = new Handshake(this.#hub.served);
     this.#sender.startRaw(this.#handshake.greeting());
     this.#send();
@@ -333,6 +338,7 @@ export class Connection {
     if (type === CMD_WRITE) {
       this.#write_slot = slot;
       this.#left_bytes = len_bytes;
+      this.#narrow = len_bytes > DIRECT_BYTES;
       this.#mode = Mode.PLACE;
       hub.collectPlaced();
     }
@@ -419,7 +425,10 @@ export class Connection {
       hub.ring.recvmsg(user, this.#fd, this.#places.msghdr_addr);
     } else {
       this.#compact();
-      const room_bytes = RECV_BYTES - this.#filled;
+      const room_bytes = Math.min(
+        RECV_BYTES - this.#filled,
+        this.#narrow ? NARROW_BYTES : RECV_BYTES,
+      );
       if (room_bytes === 0) return;
       hub.ring.recv(user, this.#fd, this.#recv_addr + this.#filled, room_bytes);
     }

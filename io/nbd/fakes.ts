@@ -32,7 +32,7 @@ export class Random {
 const BASE = 0x7f00_ffff_f000;
 
 export class FakeArena implements NbdArena {
-  readonly bytes: Uint8Array;
+  readonly bytes: Uint8Array<ArrayBuffer>;
   #next: number;
   /** The first `engine_bytes` belong to the engine. */
   constructor(engine_bytes: number, io_bytes: number) {
