@@ -327,33 +327,38 @@ export class Model {
     this.#history = [];
   }
 
+  /** What a crash at this moment may leave. */
+  crashRule(): CrashRule {
+    const sectors: CrashSector[] = [];
+    for (let from = 0; from < this.bytes.length; from += SECTOR) sectors.push(this.#after(from));
+    return new CrashRule(sectors, (seen, from) => this.#describe(seen, from));
+  }
+
+  /** What a crash at this moment may leave of the sector at `from`. */
+  #after(from: number): CrashSector {
+    const to = from + SECTOR;
+    const writes = this.#history.filter((write) =>
+      !write.lost && write.off < to && from < write.off + write.len
+    );
+    const left = writes.filter((write) => {
+      const a = Math.max(from, write.off);
+      const b = Math.min(to, write.off + write.len);
+      return !writes.some((later) =>
+        later.durable && write.end < later.begin && covers(later, a, b)
+      );
+    });
+    const base_gone = writes.some((write) => write.durable && covers(write, from, to));
+    return { base: base_gone ? undefined : this.#flushed.slice(from, to), writes: left };
+  }
+
   /** The device crashed and holds `data` now. Throws when it may not; takes it over when it may. */
   adoptAfterCrash(data: Uint8Array): void {
     for (let from = 0; from < data.length; from += SECTOR) {
       const to = from + SECTOR;
       const seen = data.subarray(from, to);
-      if (equalBytes(seen, this.bytes.subarray(from, to)) && !this.#contests.has(from / SECTOR)) {
-        continue;
-      }
-      const writes = this.#history.filter((write) =>
-        !write.lost && write.off < to && from < write.off + write.len
-      );
-      const left = writes.filter((write) => {
-        const a = Math.max(from, write.off);
-        const b = Math.min(to, write.off + write.len);
-        return !writes.some((later) =>
-          later.durable && write.end < later.begin && covers(later, a, b)
-        );
-      });
-      const base_gone = writes.some((write) => write.durable && covers(write, from, to));
-      const base = base_gone ? undefined : this.#flushed.subarray(from, to);
-      if (!isAllowed(seen, from, base, left)) {
-        throw new ModelViolation(
-          `after a crash: sector ${from / SECTOR} holds ${this.#describe(seen, from)}, wanted ` +
-            `${base ? "what was flushed before" : ""} or one of ` +
-            `[${left.map((write) => `write ${write.id}`).join(", ")}]`,
-        );
-      }
+      const is_current = equalBytes(seen, this.bytes.subarray(from, to));
+      if (is_current && !this.#contests.has(from / SECTOR)) continue;
+      checkSector(this.#after(from), seen, from, this.#describe.bind(this));
     }
     this.bytes.set(data);
     this.#flushed.set(data);
@@ -362,6 +367,49 @@ export class Model {
     this.#reads.clear();
     this.#contests.clear();
   }
+}
+
+/** What a crash may leave of one sector: `base` (undefined: it is gone), or one of the writes, or bytes of several. */
+interface CrashSector {
+  readonly base: Uint8Array | undefined;
+  readonly writes: readonly ModelWrite[];
+}
+
+/** What a crash at one moment may leave. The model may go on meanwhile. */
+export class CrashRule {
+  readonly #sectors: readonly CrashSector[];
+  readonly #describe: Describe;
+
+  constructor(sectors: readonly CrashSector[], describe: Describe) {
+    this.#sectors = sectors;
+    this.#describe = describe;
+  }
+
+  /** Throws `ModelViolation` when the device may not hold `data` after the crash. */
+  check(data: Uint8Array): void {
+    for (let sector = 0; sector < this.#sectors.length; sector++) {
+      const from = sector * SECTOR;
+      const seen = data.subarray(from, from + SECTOR);
+      checkSector(this.#sectors[sector]!, seen, from, this.#describe);
+    }
+  }
+}
+
+/** Which write the bytes at an offset come from, for a message. */
+type Describe = (seen: Uint8Array, from: number) => string;
+
+function checkSector(
+  { base, writes }: CrashSector,
+  seen: Uint8Array,
+  from: number,
+  describe: Describe,
+): void {
+  if (isAllowed(seen, from, base, writes)) return;
+  throw new ModelViolation(
+    `after a crash: sector ${from / SECTOR} holds ${describe(seen, from)}, wanted ` +
+      `${base ? "what was flushed before" : ""} or one of ` +
+      `[${writes.map((write) => `write ${write.id}`).join(", ")}]`,
+  );
 }
 
 /** May bytes from `at` on hold `seen`, when before them there was `base` and `writes` may have come over it? */

@@ -93,10 +93,11 @@ export class SimBacking implements Backing {
     const moved_early = kind !== "flush" && errno === 0 && this.random.chance(0.5);
     const request: SimRequest = { kind, id, off, len, ranges, moved_early, errno };
     this.pending.push(request);
-    if (moved_early) this.#move(request);
+    if (moved_early) this.move(request);
   }
 
-  #move(request: SimRequest): void {
+  /** The request's bytes move. */
+  protected move(request: SimRequest): void {
     let at = request.off;
     for (const [addr, len] of request.ranges) {
       if (request.kind === "read") this.memory_bytes.set(this.bytes.subarray(at, at + len), addr);
@@ -112,17 +113,21 @@ export class SimBacking implements Backing {
     const request = this.pending[index]!;
     this.pending[index] = this.pending.at(-1)!;
     this.pending.pop();
-    if (request.errno === 0 && !request.moved_early) this.#move(request);
+    if (request.errno === 0 && !request.moved_early) this.move(request);
     this.ended[request.kind]++;
+    this.end(request);
     done(request.id, request.errno);
     return true;
   }
+
+  /** The request has ended, and is about to be reported. */
+  protected end(_request: SimRequest): void {}
 
   /** The engine is gone: what it had under way ends or not, each by chance, and is reported to nobody. */
   abandon(): void {
     for (const request of this.pending) {
       const may_move = request.kind === "write" && request.errno === 0 && !request.moved_early;
-      if (may_move && this.random.chance(0.5)) this.#move(request);
+      if (may_move && this.random.chance(0.5)) this.move(request);
     }
     this.pending.length = 0;
   }

@@ -73,6 +73,13 @@ export class SimMemory implements Memory {
     this.bytes.copyWithin(to_addr, from_addr, from_addr + len_bytes);
   }
 
+  /** A payload is received: the machine stores `from` at `addr`, without the engine. */
+  receive(addr: number, from: Uint8Array): void {
+    this.#check("receive", addr, from.length);
+    this.#countStore(addr);
+    this.bytes.set(from, addr);
+  }
+
   crc32c(addr: number, len_bytes: number): number {
     this.#check("crc32c", addr, len_bytes);
     return crc32c(this.bytes, addr, addr + len_bytes);

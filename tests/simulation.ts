@@ -8,7 +8,7 @@
  * @module
  */
 
-import { Engine } from "../core/engine.ts";
+import { Engine, LIMITS, type Limits } from "../core/engine.ts";
 import type { Geometry } from "../core/format.ts";
 import { inspectCache, prepareCache } from "../core/media.ts";
 import { Model, type ModelRead, type ModelWrite } from "./model.ts";
@@ -34,6 +34,15 @@ export interface SimulationOptions {
   readonly data_crc: boolean;
   readonly barriers_are_asynchronous: boolean;
   readonly barrier_is_cheap: boolean;
+}
+
+/** What a simulation runs on, when it does not make it itself. */
+export interface SimulationParts {
+  readonly memory: SimMemory;
+  readonly backing: SimBacking;
+  /** What the device holds. */
+  readonly model: Model;
+  readonly limits: Limits;
 }
 
 interface WriteRequest {
@@ -98,6 +107,7 @@ export class Simulation {
   readonly model: Model;
   readonly geometry: Geometry;
   readonly #data_crc: boolean;
+  readonly #limits: Limits;
   engine: Engine;
   now_ms = 1000;
   /** Requests begun so far. */
@@ -122,11 +132,21 @@ export class Simulation {
   readonly #replies: ReadRequest[] = [];
   #data = new Uint8Array(64 * KIB);
 
-  constructor(options: SimulationOptions) {
+  constructor(options: SimulationOptions, parts?: SimulationParts) {
     this.random = new Random(options.seed);
     this.geometry = { segment_bytes: options.segment_bytes, min_cache_bytes: 0 };
     this.#data_crc = options.data_crc;
-    this.memory = new SimMemory({
+    const { memory, backing, model, limits } = parts ?? this.#newParts(options);
+    this.memory = memory;
+    this.backing = backing;
+    this.model = model;
+    this.#limits = limits;
+    this.engine = this.#open(this.memory, this.backing);
+    this.#mood = this.#newMood();
+  }
+
+  #newParts(options: SimulationOptions): SimulationParts {
+    const memory = new SimMemory({
       cache_bytes: 0x5000 + options.segments * options.segment_bytes + this.random.below(4096),
       buffer_bytes: BUFFER_BYTES,
       barrier_is_cheap: options.barrier_is_cheap,
@@ -134,10 +154,8 @@ export class Simulation {
     });
     const initial = new Uint8Array(options.device_bytes);
     fillFor(0x7fff_ffff, initial);
-    this.model = new Model(initial);
-    this.backing = new SimBacking(initial.slice(), this.memory.bytes, this.random);
-    this.engine = this.#open(this.memory, this.backing);
-    this.#mood = this.#newMood();
+    const backing = new SimBacking(initial.slice(), memory.bytes, this.random);
+    return { memory, backing, model: new Model(initial), limits: LIMITS };
   }
 
   get under_way(): number {
@@ -147,7 +165,8 @@ export class Simulation {
   #open(memory: SimMemory, backing: SimBacking): Engine {
     const options = { geometry: this.geometry, data_crc: this.#data_crc };
     const cache = prepareCache(memory, inspectCache(memory, options));
-    return Engine.open({ memory, backing, cache, now_ms: this.now_ms });
+    const limits = this.#limits;
+    return Engine.open({ memory, backing, cache, now_ms: this.now_ms, limits });
   }
 
   #newMood(): Mood {
@@ -229,7 +248,7 @@ export class Simulation {
   begin(): void {
     const { random } = this;
     const mood = this.#mood;
-    if (random.chance(mood.flushes)) return this.#beginFlush();
+    if (random.chance(mood.flushes)) return this.beginFlush();
     const is_hot = random.chance(mood.hot);
     const area_off = is_hot ? mood.hot_off : 0;
     const area_bytes = is_hot ? mood.hot_bytes : this.model.bytes.length;
@@ -259,7 +278,7 @@ export class Simulation {
     if (slot >= 0) this.#enter({ kind: "read", slot, read: this.model.beginRead(off, len) });
   }
 
-  #beginFlush(): void {
+  beginFlush(): void {
     const slot = this.engine.beginFlush();
     if (slot >= 0) this.#enter({ kind: "flush", slot, begin: this.model.beginFlush() });
   }
@@ -303,7 +322,7 @@ export class Simulation {
     let at = 0;
     for (let piece = engine.firstPiece(slot); piece >= 0; piece = engine.nextPiece(piece)) {
       const part = write.bytes.subarray(at, Math.min(len, at + engine.pieceLen(piece)));
-      this.memory.bytes.set(part, engine.pieceAddr(piece));
+      this.memory.receive(engine.pieceAddr(piece), part);
       at += engine.pieceLen(piece);
     }
     if (at !== write.len) throw new Error(`pieces of a write hold ${at} bytes, not ${write.len}`);
@@ -413,7 +432,7 @@ export class Simulation {
   quiet(): void {
     this.settle();
     this.#readContested();
-    this.#beginFlush();
+    this.beginFlush();
     this.settle();
     this.model.quiet();
   }
