@@ -1,0 +1,371 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { Random, seedOr } from "../tests/random.ts";
+import { AssertionFailure } from "./assert.ts";
+import { ExtentIndex, SUBTREE_SECTORS } from "./extent_index.ts";
+
+const SEGMENTS = 8;
+
+/** What a sector of the cached device holds: where its bytes lie, or which fill reads it. */
+interface Cell {
+  readonly seg: number;
+  readonly gen: number;
+  readonly place: number;
+  clean: boolean;
+  /** -1: cached. */
+  readonly fill: number;
+}
+
+/** Generations that a test changes. */
+class TestGenerations {
+  readonly values: number[] = Array.from({ length: SEGMENTS }, () => 0);
+
+  low(seg: number): number {
+    return this.values[seg]! >>> 0;
+  }
+}
+
+/** The index beside a plain array of sectors that should say the same. */
+class Twin {
+  readonly generations = new TestGenerations();
+  readonly index: ExtentIndex;
+  readonly cells: (Cell | undefined)[];
+
+  constructor(size_sectors: number) {
+    this.index = new ExtentIndex(size_sectors, this.generations);
+    this.cells = new Array(size_sectors);
+  }
+
+  insertCached(sector: number, sectors: number, seg: number, place: number, clean = false): void {
+    this.index.insertCached(sector, sectors, seg, place, clean);
+    const gen = this.generations.values[seg]!;
+    for (let i = 0; i < sectors; i++) {
+      this.cells[sector + i] = { seg, gen, place: place + i, clean, fill: -1 };
+    }
+  }
+
+  insertPlaceholder(sector: number, sectors: number, fill: number): void {
+    this.index.insertPlaceholder(sector, sectors, fill);
+    for (let i = 0; i < sectors; i++) {
+      this.cells[sector + i] = { seg: -1, gen: 0, place: 0, clean: false, fill };
+    }
+  }
+
+  remove(sector: number, sectors: number): void {
+    this.index.remove(sector, sectors);
+    this.cells.fill(undefined, sector, sector + sectors);
+  }
+
+  /** Of a whole key: what is left of it is clean. */
+  markClean(sector: number, sectors: number, seg: number, place: number): void {
+    this.index.markClean(sector, sectors, seg, place);
+    for (let i = 0; i < sectors; i++) {
+      const cell = this.cells[sector + i];
+      if (cell?.seg === seg && cell.place === place + i) cell.clean = true;
+    }
+  }
+
+  /** The segment's bytes are dead from now on. */
+  free(seg: number): void {
+    this.generations.values[seg]!++;
+  }
+
+  /** What should be found at the sector. */
+  live(sector: number): Cell | undefined {
+    const cell = this.cells[sector];
+    const is_live = cell !== undefined &&
+      (cell.fill >= 0 || cell.gen === this.generations.values[cell.seg]);
+    return is_live ? cell : undefined;
+  }
+
+  isHole(sector: number, sectors: number): boolean {
+    for (let i = 0; i < sectors; i++) if (this.live(sector + i) !== undefined) return false;
+    return true;
+  }
+
+  /** Walks the index as a read does, and compares every sector. Returns how many extents there are, dead ones too. */
+  check(what: string, from = 0, to = this.cells.length): number {
+    const { index } = this;
+    let extents = 0;
+    let sector = from;
+    const expectHole = (end: number) => {
+      for (; sector < end; sector++) {
+        if (this.live(sector) !== undefined) throw new Error(`${what}: sector ${sector} is lost`);
+      }
+    };
+    while (sector < to) {
+      const base = sector - (sector % SUBTREE_SECTORS);
+      const limit = Math.min(to, base + SUBTREE_SECTORS);
+      const extent = index.find(sector);
+      if (extent < 0) {
+        expectHole(limit);
+        continue;
+      }
+      extents++;
+      const start = base + index.start(extent);
+      const end = Math.min(limit, start + index.sectors(extent));
+      assert(end > sector, `${what}: an extent ends after the sector it was looked up with`);
+      expectHole(Math.min(limit, start));
+      if (start >= limit) continue;
+      if (!index.isLive(extent)) {
+        expectHole(end);
+        continue;
+      }
+      for (; sector < end; sector++) this.#checkSector(what, sector, extent, sector - start);
+    }
+    return extents;
+  }
+
+  #checkSector(what: string, sector: number, extent: number, skip: number): void {
+    const { index } = this;
+    const cell = this.live(sector);
+    const is_right = cell !== undefined &&
+      (index.isPlaceholder(extent)
+        ? cell.fill === index.fill(extent)
+        : cell.fill < 0 && cell.seg === index.segment(extent) &&
+          cell.place === index.place(extent) + skip && cell.clean === index.isClean(extent));
+    if (!is_right) throw new Error(`${what}: sector ${sector}: wanted ${JSON.stringify(cell)}`);
+  }
+}
+
+/** Where the exhaustive tests happen: in the middle, at the start and at the end of a subtree. */
+const WINDOW = 9;
+const BASES = [SUBTREE_SECTORS + 100, SUBTREE_SECTORS, 2 * SUBTREE_SECTORS - WINDOW];
+/** What lies in the window before: [start, sectors] of cached extents ("c") or placeholders ("p"). */
+const LAYOUTS: ["c" | "p", number, number][][] = [
+  [],
+  [["c", 0, 9]],
+  [["p", 0, 9]],
+  [["c", 2, 5]],
+  [["p", 2, 5]],
+  [["c", 0, 3], ["c", 3, 3], ["c", 6, 3]],
+  [["p", 0, 3], ["c", 3, 3], ["p", 6, 3]],
+  [["c", 1, 2], ["p", 4, 2], ["c", 7, 1]],
+  [["p", 1, 1], ["p", 3, 1], ["p", 5, 1], ["p", 7, 1]],
+];
+
+/** A twin with the layout in it, and neighbours on both sides that must not change. */
+function twinWith(layout: typeof LAYOUTS[number], base: number): Twin {
+  const twin = new Twin(3 * SUBTREE_SECTORS);
+  twin.insertCached(SUBTREE_SECTORS - 8, 8, 7, 0);
+  twin.insertCached(2 * SUBTREE_SECTORS, 8, 7, 8);
+  if (base % SUBTREE_SECTORS > 0) twin.insertCached(base - 4, 4, 6, 0);
+  layout.forEach(([kind, start, sectors], i) => {
+    if (kind === "c") twin.insertCached(base + start, sectors, i, 1000 * i, i % 2 === 0);
+    else twin.insertPlaceholder(base + start, sectors, 50 + i);
+  });
+  return twin;
+}
+
+/** Calls `visit` for every layout, place, and range inside the window, and checks what it leaves. */
+function forEachOverlap(
+  visit: (twin: Twin, sector: number, sectors: number) => void,
+): void {
+  for (const layout of LAYOUTS) {
+    for (const base of BASES) {
+      for (let from = 0; from < WINDOW; from++) {
+        for (let to = from + 1; to <= WINDOW; to++) {
+          const what = `${JSON.stringify(layout)} at ${base}, ${from}..${to}`;
+          const twin = twinWith(layout, base);
+          visit(twin, base + from, to - from);
+          twin.check(what, base - 16, base + WINDOW + 16);
+        }
+      }
+    }
+  }
+}
+
+Deno.test("cached bytes win over whatever they overlap, and leave the rest of it as it was", () => {
+  forEachOverlap((twin, sector, sectors) => {
+    twin.insertCached(sector, sectors, 5, 4000, true);
+  });
+});
+
+Deno.test("what is removed is a hole, and the rest of what it overlapped stays", () => {
+  forEachOverlap((twin, sector, sectors) => {
+    twin.remove(sector, sectors);
+    assert(twin.isHole(sector, sectors));
+  });
+});
+
+Deno.test("a placeholder goes into a hole, over dead extents, too", () => {
+  let entered = 0;
+  forEachOverlap((twin, sector, sectors) => {
+    for (let seg = 0; seg < 5; seg++) twin.free(seg); // the layout's cached extents
+    if (!twin.isHole(sector, sectors)) return;
+    twin.insertPlaceholder(sector, sectors, 77);
+    entered++;
+  });
+  assert(entered > 100);
+});
+
+Deno.test("find: the first extent that ends after the sector, in its subtree only", () => {
+  const { index } = twinWith([["c", 2, 3], ["p", 5, 1]], SUBTREE_SECTORS + 100);
+  const startAt = (sector: number) => {
+    const extent = index.find(sector);
+    return extent < 0 ? -1 : index.start(extent);
+  };
+  const at = SUBTREE_SECTORS + 100;
+  assertEquals([at - 1, at, at + 1, at + 2, at + 4, at + 5].map(startAt), [
+    96,
+    102,
+    102,
+    102,
+    102,
+    105,
+  ]);
+  assertEquals(startAt(at + 6), -1, "the next extent is in the next subtree");
+  assertEquals([startAt(0), startAt(SUBTREE_SECTORS - 1)], [
+    SUBTREE_SECTORS - 8,
+    SUBTREE_SECTORS - 8,
+  ]);
+});
+
+Deno.test("a range that crosses a subtree's end, or has no sector, is no extent", () => {
+  const { index } = new Twin(2 * SUBTREE_SECTORS);
+  assertThrows(() => index.insertCached(SUBTREE_SECTORS - 1, 2, 0, 0, false), AssertionFailure);
+  assertThrows(() => index.remove(0, SUBTREE_SECTORS + 1), AssertionFailure);
+  assertThrows(() => index.insertPlaceholder(0, 0, 0), AssertionFailure);
+  assertThrows(() => index.insertCached(2 * SUBTREE_SECTORS, 1, 0, 0, false), AssertionFailure);
+  index.insertCached(SUBTREE_SECTORS, SUBTREE_SECTORS, 0, 0, false);
+  assertEquals(index.sectors(index.find(SUBTREE_SECTORS)), SUBTREE_SECTORS);
+});
+
+Deno.test("largest segment number and place", () => {
+  const index = new ExtentIndex(SUBTREE_SECTORS, { low: () => 0xffff_ffff });
+  index.insertCached(8191, 1, 1_048_575, 32743, true);
+  const extent = index.find(8191);
+  assertEquals([index.segment(extent), index.place(extent)], [1_048_575, 32743]);
+  assert(index.isLive(extent) && index.isClean(extent) && !index.isPlaceholder(extent));
+});
+
+Deno.test("a freed segment's extents are dead at once, wherever they are", () => {
+  const twin = new Twin(3 * SUBTREE_SECTORS);
+  for (let i = 0; i < 300; i++) twin.insertCached(i * 64, 40, i % 3, i * 40);
+  twin.free(1);
+  twin.check("one of three segments freed");
+  twin.insertCached(64, 20, 1, 0);
+  twin.check("and used again");
+  let live = 0;
+  twin.index.forEach(() => live++);
+  assertEquals(live, 201);
+});
+
+Deno.test("sweeping every subtree drops the dead extents and nothing else", () => {
+  const twin = new Twin(3 * SUBTREE_SECTORS);
+  for (let i = 0; i < 3000; i++) twin.insertCached(i * 8, 4, i % 3, i * 4);
+  twin.free(0);
+  twin.free(2);
+  assertEquals(twin.index.extents, 3000);
+  twin.index.sweep(1);
+  assert(twin.index.extents < 3000 && twin.index.extents > 1000, "one of three subtrees");
+  twin.index.sweep(2);
+  assertEquals(twin.index.extents, 1000);
+  assertEquals(twin.check("swept"), 1000);
+  twin.free(1);
+  twin.index.sweep(100);
+  assertEquals([twin.index.extents, twin.check("empty")], [0, 0]);
+});
+
+Deno.test("memory of dropped extents is used again", () => {
+  const twin = new Twin(4 * SUBTREE_SECTORS);
+  const fill = (seg: number) => {
+    for (let i = 0; i < 4 * SUBTREE_SECTORS; i += 2) {
+      twin.index.insertCached(i, 1, seg, i % 4096, false);
+    }
+  };
+  fill(0);
+  const { used_bytes } = twin.index;
+  for (let round = 0; round < 6; round++) {
+    twin.free(round % 2);
+    twin.index.sweep(4);
+    fill((round + 1) % 2);
+  }
+  assert(
+    twin.index.used_bytes <= 2 * used_bytes,
+    `${twin.index.used_bytes}, at first ${used_bytes}`,
+  );
+});
+
+Deno.test("mark clean: what is left of a key, in all its parts, and nothing that took its place", () => {
+  const at = SUBTREE_SECTORS + 96;
+  const twin = new Twin(2 * SUBTREE_SECTORS);
+  twin.insertCached(at, 32, 1, 500);
+  twin.insertCached(at + 4, 4, 1, 700); // newer, in the same segment
+  twin.insertCached(at + 12, 4, 2, 512); // newer, elsewhere
+  twin.remove(at + 20, 2);
+  twin.insertPlaceholder(at + 20, 1, 9);
+  twin.insertCached(at + 32, 8, 1, 532); // goes on where the key ends
+  twin.markClean(at, 32, 1, 500);
+  twin.check("marked");
+  const clean: number[] = [];
+  twin.index.forEach((sector, extent) => {
+    if (twin.index.isClean(extent)) clean.push(sector - at, twin.index.sectors(extent));
+  });
+  assertEquals(clean, [0, 4, 8, 4, 16, 4, 22, 10]);
+});
+
+Deno.test("mark clean at the end of a subtree, and where nothing is left", () => {
+  const twin = new Twin(2 * SUBTREE_SECTORS);
+  twin.insertCached(SUBTREE_SECTORS - 8, 8, 1, 0);
+  twin.insertCached(SUBTREE_SECTORS, 8, 1, 8);
+  twin.markClean(SUBTREE_SECTORS - 8, 8, 1, 0);
+  twin.markClean(100, 50, 1, 0);
+  twin.check("marked");
+  assert(!twin.index.isClean(twin.index.find(SUBTREE_SECTORS)));
+  twin.markClean(2 * SUBTREE_SECTORS - 8, 8, 1, 0);
+});
+
+Deno.test("a subtree of 8192 one-sector extents, filled in any order, and emptied again", () => {
+  for (const step of [1, 8191, 3, 4097]) {
+    const twin = new Twin(SUBTREE_SECTORS);
+    for (let i = 0; i < SUBTREE_SECTORS; i++) {
+      const sector = (i * step) % SUBTREE_SECTORS;
+      twin.insertCached(sector, 1, sector % SEGMENTS, i);
+    }
+    assertEquals(twin.check(`step ${step}`), SUBTREE_SECTORS);
+    assertEquals(twin.index.extents, SUBTREE_SECTORS);
+    twin.insertCached(1, SUBTREE_SECTORS - 2, 0, 0);
+    assertEquals([twin.check("covered"), twin.index.extents], [3, 3]);
+    twin.remove(0, SUBTREE_SECTORS);
+    assertEquals([twin.index.find(0), twin.index.extents], [-1, 0]);
+  }
+});
+
+for (
+  const [seed, most_sectors, swept] of [[41, 4, 0], [42, 64, 1], [43, 2000, 3], [44, 8, 1]] as const
+) {
+  Deno.test(`random changes of up to ${most_sectors} sectors, against a plain array of sectors`, () => {
+    const random = new Random(seedOr(seed));
+    const twin = new Twin(2 * SUBTREE_SECTORS + 1000);
+    const keys: [number, number, number, number][] = [];
+    const area = random.pick([500, 4000, 16000]);
+    for (let step = 0; step < 6000; step++) {
+      const sectors = random.between(1, most_sectors);
+      let sector = random.chance(0.1) ? random.below(twin.cells.length) : 4000 + random.below(area);
+      sector = Math.min(sector, twin.cells.length - sectors);
+      const in_subtree = SUBTREE_SECTORS - (sector % SUBTREE_SECTORS);
+      const count = Math.min(sectors, in_subtree);
+      const choice = random.below(100);
+      if (choice < 60) {
+        const key = [sector, count, random.below(SEGMENTS), random.below(30000)] as const;
+        twin.insertCached(...key, random.chance(0.3));
+        keys.push([...key]);
+      } else if (choice < 75) {
+        if (twin.isHole(sector, count)) twin.insertPlaceholder(sector, count, step);
+      } else if (choice < 88) {
+        twin.remove(sector, count);
+      } else if (choice < 99) {
+        if (keys.length > 0) twin.markClean(...random.pick(keys.slice(-50)));
+      } else {
+        const seg = random.below(SEGMENTS);
+        twin.free(seg);
+        // As write-back does: keys of a freed segment are never marked.
+        for (let i = keys.length - 1; i >= 0; i--) if (keys[i]![2] === seg) keys.splice(i, 1);
+        twin.index.sweep(swept);
+      }
+      const near = Math.max(0, sector - 50);
+      twin.check(`step ${step}`, near, Math.min(twin.cells.length, sector + count + 50));
+      if (step % 500 === 0) assertEquals(twin.check(`step ${step}`), twin.index.extents);
+    }
+  });
+}
