@@ -388,7 +388,8 @@ export class ExtentIndex {
       this.#insertEntry(subtree, 0, from, 0, this.#leaves.take());
     }
     let entry = this.#entryFor(subtree, from);
-    if (this.#countAt(subtree, entry) === LEAF_EXTENTS) {
+    // Dropping dead extents may move a leaf's start behind `from`: the leaf before it is the one then, and may be full.
+    while (this.#countAt(subtree, entry) === LEAF_EXTENTS) {
       this.#makeRoom(subtree, entry, from);
       entry = this.#entryFor(subtree, from);
     }

@@ -250,6 +250,20 @@ Deno.test("a freed segment's extents are dead at once, wherever they are", () =>
   assertEquals(live, 201);
 });
 
+Deno.test("an extent between a full leaf and one whose first extents are dead", () => {
+  const twin = new Twin(SUBTREE_SECTORS);
+  // Ascending extents fill leaf after leaf, 32 each; every leaf but the first begins with dead ones.
+  for (let i = 0; i < 256; i++) {
+    const seg = i >= 32 && i % 32 < 4 ? 2 : 1;
+    twin.insertCached(i * 4, 2, seg, i * 2);
+  }
+  twin.free(2);
+  for (let leaf = 1; leaf < 8; leaf++) twin.insertCached(leaf * 128 + 6, 1, 3, leaf);
+  twin.check("between full leaves");
+  for (let sector = 0; sector < 1024; sector++) twin.insertCached(sector, 1, 4, sector);
+  assertEquals(twin.check("every sector"), 1024);
+});
+
 Deno.test("sweeping every subtree drops the dead extents and nothing else", () => {
   const twin = new Twin(3 * SUBTREE_SECTORS);
   for (let i = 0; i < 3000; i++) twin.insertCached(i * 8, 4, i % 3, i * 4);
