@@ -155,6 +155,28 @@ Deno.test("reads wait for transfer buffers, and go on when replies have left", (
   device.assertNothingHeld();
 });
 
+Deno.test("a long miss that waits for buffers is not overtaken by short ones, only by hits", () => {
+  const device = new HandDevice({ buffer_bytes: 64 * KIB });
+  const { engine } = device;
+  assertEquals(device.write(8 * MIB, content(1, 4 * KIB)), 0);
+  const first = [engine.beginRead(0, 32 * KIB), engine.beginRead(1 * MIB, 16 * KIB)];
+  const long = engine.beginRead(2 * MIB, 32 * KIB);
+  const short = engine.beginRead(3 * MIB, 4 * KIB); // there is room for it
+  const hit = engine.beginRead(8 * MIB, 4 * KIB);
+  const shared = engine.beginRead(0, 4 * KIB); // waits for the first
+  device.pump();
+  assertEquals(device.under_way(), ["read 0+32768", "read 1048576+16384"]);
+  assertEquals(device.answered(), [hit]);
+  device.end();
+  device.end();
+  assertEquals(device.answered().toSorted(), [...first, shared].toSorted());
+  for (const slot of [...first, shared]) engine.release(slot);
+  device.pump();
+  assertEquals(device.under_way(), ["read 2097152+32768", "read 3145728+4096"]);
+  device.settle();
+  assertEquals(device.answered().toSorted(), [long, short].toSorted());
+});
+
 Deno.test("a hit needs no transfer buffer", () => {
   const device = new HandDevice({ buffer_bytes: 64 * KIB });
   const { engine } = device;

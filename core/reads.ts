@@ -6,7 +6,7 @@
  *
  * Invariants:
  * - a read starts its first fill only when there is buffer space for everything that it may still need, so reads never
- *   wait for each other in a circle;
+ *   wait for each other in a circle, and only when no read waits before it, so none waits for ever;
  * - a piece pins its segment, or references its fill, until the request is released: nothing it names is reused before the
  *   reply has left.
  *
@@ -47,7 +47,8 @@ export class Reads implements FillWaiter {
     const slot = this.#state.requests.take(READ, off_bytes, len_bytes, false);
     if (slot < 0) return -1;
     this.#state.counters.reads++;
-    if (!this.#attempt(slot)) {
+    // A hit goes ahead of reads that wait; a miss would take the buffers that they wait for.
+    if (!this.#attempt(slot, this.#waiting.is_empty)) {
       this.#state.counters.waited++;
       this.#waiting.push(slot);
     }
@@ -60,7 +61,7 @@ export class Reads implements FillWaiter {
     for (let slot = this.#waiting.peek(); slot >= 0; slot = this.#waiting.peek()) {
       // An attempt may link the slot into another queue: it is out of this one first, or stays its first.
       const after = this.#waiting.afterFirst();
-      if (!this.#attempt(slot)) break;
+      if (!this.#attempt(slot, true)) break;
       this.#waiting.dropFirst(after);
       any = true;
     }
@@ -82,8 +83,8 @@ export class Reads implements FillWaiter {
     if (requests.waits[slot] === 0) this.#state.answer(slot, requests.error[slot]!);
   }
 
-  /** Walks the range. False: there was no room, nothing was changed, try later. */
-  #attempt(slot: number): boolean {
+  /** Walks the range. `may_fill`: it may take buffers. False: there was no room, nothing was changed, try later. */
+  #attempt(slot: number, may_fill: boolean): boolean {
     const { requests, pieces } = this.#state;
     const off_bytes = requests.off_bytes[slot]!;
     const from = Math.floor(off_bytes / SECTOR_BYTES);
@@ -92,7 +93,7 @@ export class Reads implements FillWaiter {
 
     requests.state[slot] = PENDING;
     requests.waits[slot] = 1; // for this walk
-    const result = this.#walk(slot, from, to);
+    const result = this.#walk(slot, from, to, may_fill);
     if (result === COMPLETE) {
       this.#wake(slot);
       return true;
@@ -114,7 +115,7 @@ export class Reads implements FillWaiter {
     }
   }
 
-  #walk(slot: number, from: number, to: number): number {
+  #walk(slot: number, from: number, to: number, may_fill: boolean): number {
     const { index, buffers } = this.#state;
     this.#verified_seg = -1;
     let has_room = false;
@@ -125,7 +126,7 @@ export class Reads implements FillWaiter {
       const extent = index.find(sector);
       const start = extent < 0 ? limit : subtree + index.start(extent);
       if (start > sector || !index.isLive(extent)) {
-        has_room ||= buffers.free_sectors >= to - sector;
+        has_room ||= may_fill && buffers.free_sectors >= to - sector;
         if (!has_room) return NO_ROOM;
         sector = this.#readHole(slot, sector, this.#holeEnd(sector, limit));
         continue;
