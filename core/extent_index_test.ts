@@ -345,37 +345,53 @@ Deno.test("a subtree of 8192 one-sector extents, filled in any order, and emptie
   }
 });
 
-for (
-  const [seed, most_sectors, swept] of [[41, 4, 0], [42, 64, 1], [43, 2000, 3], [44, 8, 1]] as const
-) {
-  Deno.test(`random changes of up to ${most_sectors} sectors, against a plain array of sectors`, () => {
+/**
+ * [seed, longest change in sectors, subtrees swept when a segment is freed, how often one is, sectors of the area, how long the
+ * extents of one change are]
+ */
+const RANDOM = [
+  [41, 4, 0, 0.01, 500, Infinity],
+  [42, 64, 1, 0.01, 16000, Infinity],
+  [43, 2000, 3, 0.01, 16000, Infinity],
+  [44, 8, 1, 0.01, 4000, Infinity],
+  // Runs of short extents in one segment, many of them dead.
+  [45, 64, 0, 0.02, 400, 1],
+  [46, 40, 0, 0.01, 1500, 2],
+  [47, 100, 1, 0.02, 1000, 1],
+] as const;
+for (const [seed, most_sectors, swept, freed, area, size] of RANDOM) {
+  Deno.test(`random changes of up to ${most_sectors} sectors in ${area}, extents of ${size}, against a plain array of sectors`, () => {
     const random = new Random(seedOr(seed));
     const twin = new Twin(2 * SUBTREE_SECTORS + 1000);
-    const keys: [number, number, number, number][] = [];
-    const area = random.pick([500, 4000, 16000]);
-    for (let step = 0; step < 6000; step++) {
+    let keys: [number, number, number, number][] = [];
+    for (let step = 0; step < 12_000; step++) {
       const sectors = random.between(1, most_sectors);
-      let sector = random.chance(0.1) ? random.below(twin.cells.length) : 4000 + random.below(area);
+      let sector = random.chance(0.05)
+        ? random.below(twin.cells.length)
+        : 4000 + random.below(area);
       sector = Math.min(sector, twin.cells.length - sectors);
-      const in_subtree = SUBTREE_SECTORS - (sector % SUBTREE_SECTORS);
-      const count = Math.min(sectors, in_subtree);
+      const count = Math.min(sectors, SUBTREE_SECTORS - (sector % SUBTREE_SECTORS));
       const choice = random.below(100);
-      if (choice < 60) {
-        const key = [sector, count, random.below(SEGMENTS), random.below(30000)] as const;
-        twin.insertCached(...key, random.chance(0.3));
-        keys.push([...key]);
-      } else if (choice < 75) {
-        if (twin.isHole(sector, count)) twin.insertPlaceholder(sector, count, step);
-      } else if (choice < 88) {
-        twin.remove(sector, count);
-      } else if (choice < 99) {
-        if (keys.length > 0) twin.markClean(...random.pick(keys.slice(-50)));
-      } else {
+      if (random.chance(freed)) {
         const seg = random.below(SEGMENTS);
         twin.free(seg);
-        // As write-back does: keys of a freed segment are never marked.
-        for (let i = keys.length - 1; i >= 0; i--) if (keys[i]![2] === seg) keys.splice(i, 1);
+        keys = keys.filter((key) => key[2] !== seg); // write-back never marks them then
         twin.index.sweep(swept);
+      } else if (choice < 70) {
+        const seg = random.below(SEGMENTS);
+        const place = random.below(30000);
+        for (let at = 0; at < count; at += size) {
+          const part = Math.min(size, count - at);
+          twin.insertCached(sector + at, part, seg, place + at, random.chance(0.3));
+          keys.push([sector + at, part, seg, place + at]);
+        }
+      } else if (choice < 80) {
+        if (twin.isHole(sector, count)) twin.insertPlaceholder(sector, count, step);
+      } else if (choice < 90) {
+        twin.remove(sector, count);
+      } else if (keys.length > 0) {
+        keys = keys.slice(-200);
+        twin.markClean(...random.pick(keys));
       }
       const near = Math.max(0, sector - 50);
       twin.check(`step ${step}`, near, Math.min(twin.cells.length, sector + count + 50));
