@@ -132,6 +132,14 @@ export class OpenedCache {
     return this.#cache_seg_of[device_seg]!;
   }
 
+  /** Persists everything outside the data areas that an earlier process may have stored; durable after the next barrier. */
+  persist(memory: Memory): void {
+    memory.persist(SUPERBLOCK_ADDR, SEGMENTS_ADDR - SUPERBLOCK_ADDR);
+    for (let seg = 0; seg < this.n_segs; seg++) {
+      memory.persist(segmentAddr(this.geometry, this.chain[seg]!), DATA_OFF_BYTES);
+    }
+  }
+
   /** Makes `device_seg` the cache segment `seg`; false if it is one already. Only while opening. */
   link(seg: number, device_seg: number): boolean {
     if (this.#cache_seg_of[device_seg] !== NO_SEGMENT) return false;

@@ -4,6 +4,10 @@
  * The walk goes from the key tail to the first place that holds no valid kset: that is the key head. It reads no
  * data and writes nothing, so it may be cut short anywhere and started again.
  *
+ * What it has read may be the stores of a process that was killed before its barrier: it makes them durable, or a power cut
+ * could take back what readers have seen since, and a tail that others relied on. (Data needs none of it: a kset is only
+ * stored when its data is durable.)
+ *
  * A key counts when its generation is its segment's. An older one is dead. A newer one proves that the segment's
  * generation slots were lost: its generation is taken over, and keys counted for the segment so far are not.
  *
@@ -22,6 +26,7 @@ import {
   keySeg,
   keySegOff,
   KSET_HEADER_BYTES,
+  ksetBytes,
   SECTOR_BYTES,
 } from "./format.ts";
 import type { KeySums } from "./key_sums.ts";
@@ -49,7 +54,7 @@ export interface ReplayTables {
 
 /**
  * Replays the log of `cache` for a cached device of `size_bytes`. Throws `CacheError` for everything that FORMAT
- * ("What a reader must refuse") says of ksets, keys and the log.
+ * ("What a reader must refuse") says of ksets, keys and the log, and when the medium failed.
  */
 export function replay(
   cache: OpenedCache,
@@ -68,6 +73,8 @@ export function replay(
     met_dirty_tail ||= reader.seg === dirty_tail.seg && reader.off === dirty_tail.off;
     const kind = reader.read();
     if (kind === LOG_END) break;
+    const addr = cache.dataAddr(reader.seg, reader.off);
+    memory.persist(addr, ksetBytes(kind === LOG_LAST ? 0 : reader.key_num));
     if (kind === LOG_KEYS) {
       for (let i = 0; i < reader.key_num; i++) {
         reader.checkKey(i, size_bytes);
@@ -91,6 +98,8 @@ export function replay(
     );
   }
   checkLogSegments(cache, tables.segments);
+  cache.persist(memory);
+  memory.barrierSync();
   tables.segments.settle();
   const dirty_sum = dirty_bytes.reduce((sum, bytes) => sum + bytes, 0);
   return { head_seg: reader.seg, head_off: reader.off, keys, dirty_bytes: dirty_sum };

@@ -104,7 +104,8 @@ export class Simulation {
   readonly random: Random;
   readonly memory: SimMemory;
   readonly backing: SimBacking;
-  readonly model: Model;
+  /** Replaced by whoever looks at what a crash left. */
+  model: Model;
   readonly geometry: Geometry;
   readonly #data_crc: boolean;
   readonly #limits: Limits;
@@ -210,11 +211,23 @@ export class Simulation {
     let choice = random.below(kinds);
     if ((choice -= mood.begin) < 0) {
       if (this.#by_slot.size < mood.most_under_way) this.begin();
-    } else if ((choice -= mood.payload) < 0) this.#pay();
-    else if ((choice -= mood.backing) < 0) this.#endBacking();
-    else if ((choice -= mood.barrier) < 0) this.#endBarrier();
+    } else if ((choice -= mood.payload) < 0) this.pay();
+    else if ((choice -= mood.backing) < 0) this.endBacking();
+    else if ((choice -= mood.barrier) < 0) this.endBarrier();
     else if ((choice -= mood.time) < 0) this.now_ms += random.between(1, 300);
-    else this.#sendReply();
+    else this.sendReply();
+    this.turn();
+  }
+
+  /** Does one thing that is not the clients'. */
+  machineStep(): void {
+    const { random } = this;
+    const kind = random.below(5);
+    if (kind === 0) this.pay();
+    else if (kind === 1) this.endBacking();
+    else if (kind === 2) this.endBarrier();
+    else if (kind === 3) this.sendReply();
+    else this.now_ms += random.between(1, 30);
     this.turn();
   }
 
@@ -292,16 +305,18 @@ export class Simulation {
   }
 
   /** A payload arrives, in whole, or in part and then the client vanishes. */
-  #pay(): boolean {
-    const request = takeOne(this.random, this.#unpaid);
+  pay(): boolean {
+    let request = takeOne(this.random, this.#unpaid);
     if (request === undefined) return false;
-    const { slot, write } = request;
     const vanishes = this.random.chance(0.01);
     if (!request.is_placed && !vanishes) {
       this.seen.full++;
       this.#unpaid.push(request);
-      return false;
+      const placed = this.#unpaid.findIndex((other) => other.is_placed);
+      if (placed < 0) return false;
+      request = this.#unpaid.splice(placed, 1)[0]!;
     }
+    const { slot, write } = request;
     if (request.is_placed) {
       this.#receive(slot, write, vanishes ? this.random.below(write.len) : write.len);
     }
@@ -328,11 +343,11 @@ export class Simulation {
     if (at !== write.len) throw new Error(`pieces of a write hold ${at} bytes, not ${write.len}`);
   }
 
-  #endBacking(): boolean {
+  endBacking(): boolean {
     return this.backing.endOne((id, errno) => this.engine.backingDone(id, errno));
   }
 
-  #endBarrier(): boolean {
+  endBarrier(): boolean {
     if (!this.memory.barrier_is_under_way) return false;
     this.memory.completeBarrier();
     this.engine.barrierDone(0);
@@ -359,7 +374,7 @@ export class Simulation {
   }
 
   /** The bytes of an answered read leave, and are looked at. */
-  #sendReply(): boolean {
+  sendReply(): boolean {
     const request = takeOne(this.random, this.#replies);
     if (request === undefined) return false;
     this.model.checkRead(request.read, this.#gather(request.slot, request.read.len));
@@ -386,7 +401,7 @@ export class Simulation {
     let idle = 0;
     this.turn();
     while (!done()) {
-      const moved = [this.#pay(), this.#endBacking(), this.#endBarrier(), this.#sendReply()];
+      const moved = [this.pay(), this.endBacking(), this.endBarrier(), this.sendReply()];
       if (moved.includes(true)) idle = 0;
       else {
         const wait_ms = this.engine.nextTimerMs(this.now_ms);
@@ -414,13 +429,14 @@ export class Simulation {
 
   /** Reads the sectors whose value only a read can tell, in runs. Nothing is under way before and after. */
   #readContested(): void {
+    const most = Math.min(1024, this.engine.max_request_bytes / 512);
     for (;;) {
       const sectors = this.model.contestedSectors().sort((a, b) => a - b);
       if (sectors.length === 0) return;
       for (let i = 0; i < sectors.length;) {
         const first = sectors[i]!;
         let count = 1;
-        while (sectors[i + count] === first + count && count < 1024) count++;
+        while (sectors[i + count] === first + count && count < most) count++;
         this.beginRead(first * 512, count * 512);
         i += count;
       }

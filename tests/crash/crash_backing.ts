@@ -56,6 +56,16 @@ export class CrashBacking extends SimBacking {
     this.pending.length = 0;
   }
 
+  /** Takes over all of `other`, whose process was killed: what was under way ends, or never happens. */
+  loadKilled(other: CrashBacking): void {
+    this.loadDurable(other);
+    for (const write of other.volatile) {
+      if (write.ended === Infinity && this.random.chance(0.5)) continue;
+      this.bytes.set(write.bytes, write.off);
+      this.volatile.push({ ...write, ended: 0 });
+    }
+  }
+
   /** Makes a range of whole sectors durable, as a power cut may leave it. */
   put(off: number, bytes: Uint8Array): void {
     for (let at = 0; at < bytes.length; at += SECTOR) {

@@ -1,0 +1,355 @@
+/**
+ * Scripts: what clients and the machine do, as a list of operations, so that a failing one can be shown, repeated and cut short.
+ *
+ * @module
+ */
+
+import type { Medium } from "./crash_memory.ts";
+import type { Random } from "../random.ts";
+import type { Simulation } from "../simulation.ts";
+
+const SECTOR = 512;
+
+/** One thing that happens. Units: sectors, unless a name says otherwise. */
+export type Operation =
+  /** A request begins; it goes on when the machine does something. */
+  | { readonly do: "write"; readonly at: number; readonly sectors: number; readonly fua?: boolean }
+  /** Bytes of any alignment. */
+  | { readonly do: "write bytes"; readonly off: number; readonly len: number }
+  | { readonly do: "read"; readonly at: number; readonly sectors: number }
+  | { readonly do: "flush" }
+  /** One payload arrives; one backing request ends; a barrier under way ends; one reply leaves. */
+  | { readonly do: "payload" | "backing" | "barrier" | "reply" }
+  | { readonly do: "wait"; readonly ms: number }
+  /** The machine does so many things, chosen by the seed. */
+  | { readonly do: "steps"; readonly count: number }
+  /** Every request ends. */
+  | { readonly do: "settle" }
+  | { readonly do: "gc_percent"; readonly percent: number }
+  /** A clean stop and start; everything is written back. */
+  | { readonly do: "reopen" | "drain" }
+  /** Crash states are looked at from here on, or not. */
+  | { readonly do: "explore"; readonly on: boolean };
+
+/** What a script runs on. */
+export interface Shape {
+  readonly medium: Medium;
+  readonly segments: number;
+  readonly device_sectors: number;
+  readonly data_crc: boolean;
+  /** A barrier takes time, and other things happen meanwhile. */
+  readonly slow_barriers: boolean;
+}
+
+export interface Script {
+  readonly name: string;
+  readonly shape: Shape;
+  readonly operations: readonly Operation[];
+}
+
+/** Size of a segment: the smallest that there is. Its data area holds 40 sectors, or three full ksets. */
+export const SEGMENT_BYTES = 32 * 1024;
+
+/** Does one operation, but for "explore". */
+export function perform(simulation: Simulation, operation: Operation): void {
+  switch (operation.do) {
+    case "write": {
+      const { at, sectors, fua = false } = operation;
+      simulation.beginWrite(at * SECTOR, sectors * SECTOR, fua);
+      break;
+    }
+    case "write bytes":
+      simulation.beginWrite(operation.off, operation.len, false);
+      break;
+    case "read":
+      simulation.beginRead(operation.at * SECTOR, operation.sectors * SECTOR);
+      break;
+    case "flush":
+      simulation.beginFlush();
+      break;
+    case "payload":
+      simulation.pay();
+      break;
+    case "backing":
+      simulation.endBacking();
+      break;
+    case "barrier":
+      simulation.endBarrier();
+      break;
+    case "reply":
+      simulation.sendReply();
+      break;
+    case "wait":
+      simulation.now_ms += operation.ms;
+      break;
+    case "steps":
+      for (let i = 0; i < operation.count; i++) simulation.machineStep();
+      break;
+    case "settle":
+      simulation.settle();
+      break;
+    case "gc_percent":
+      simulation.engine.setGcPercent(operation.percent);
+      break;
+    case "reopen":
+      simulation.reopenClean();
+      break;
+    case "drain":
+      simulation.drain();
+      break;
+    case "explore":
+      break;
+  }
+  simulation.turn();
+}
+
+const SHAPES: readonly Shape[] = [
+  shape("pmem", 8, 96, true, false),
+  shape("pmem", 10, 128, false, false),
+  shape("pmem", 8, 64, true, true),
+  shape("pages", 8, 96, true, true),
+  shape("pages", 10, 128, false, true),
+];
+
+function shape(
+  medium: Medium,
+  segments: number,
+  device_sectors: number,
+  data_crc: boolean,
+  slow_barriers: boolean,
+): Shape {
+  return { medium, segments, device_sectors, data_crc, slow_barriers };
+}
+
+/** Something random: several clients, re-opens, a changed gc_percent. */
+export function randomScript(random: Random): Script {
+  const shape = random.pick(SHAPES);
+  const operations: Operation[] = [];
+  const most = random.pick([20, 60, 150]);
+  const hot = random.between(4, shape.device_sectors);
+  const longest = random.pick([1, 4, 20]);
+  const flushes = random.pick([0.05, 0.2, 0.5]);
+  const reads = random.pick([0.05, 0.3]);
+  while (operations.length < most) {
+    const sectors = random.between(1, Math.min(longest, hot));
+    const at = random.below(hot - sectors + 1);
+    if (random.chance(0.01)) operations.push({ do: "reopen" });
+    else if (random.chance(0.02)) operations.push({ do: "drain" });
+    else if (random.chance(0.03)) {
+      operations.push({ do: "gc_percent", percent: random.pick([0, 10, 50, 70, 90]) });
+    } else if (random.chance(flushes)) operations.push({ do: "flush" });
+    else if (random.chance(reads)) operations.push({ do: "read", at, sectors });
+    else if (random.chance(0.1)) {
+      const off = at * SECTOR + random.below(SECTOR);
+      operations.push({ do: "write bytes", off, len: random.between(1, sectors * SECTOR - 511) });
+    } else operations.push({ do: "write", at, sectors, fua: random.chance(0.1) });
+    if (random.chance(0.3)) operations.push({ do: "settle" });
+    else operations.push({ do: "steps", count: random.below(8) });
+  }
+  return { name: `random ${random.seed}`, shape, operations };
+}
+
+/** The n-th write of `count` single sectors, one key each, from sector 0 on. */
+function singles(count: number, from = 0, stride = 1): Operation[] {
+  const operations: Operation[] = [];
+  for (let i = 0; i < count; i++) {
+    operations.push({ do: "write", at: (from + i * stride) % 64, sectors: 1 });
+    if (i % 16 === 15) operations.push({ do: "settle" });
+  }
+  return [...operations, { do: "settle" }];
+}
+
+function repeat(count: number, ...operations: Operation[]): Operation[] {
+  return Array.from({ length: count }, () => operations).flat();
+}
+
+const FLUSH: Operation[] = [{ do: "flush" }, { do: "settle" }];
+const EXPLORE: Operation = { do: "explore", on: true };
+const REST: Operation = { do: "explore", on: false };
+
+/** Operations on both media, with a shape of each. */
+function onBoth(
+  name: string,
+  operations: readonly Operation[],
+  changes: Partial<Shape> = {},
+): Script[] {
+  return (["pmem", "pages"] as const).map((medium) => ({
+    name: `${name}, ${medium}`,
+    shape: { ...shape(medium, 8, 64, true, medium === "pages"), ...changes },
+    operations,
+  }));
+}
+
+/** Fills one log segment but for its last kset: three of 128 keys. */
+const ALMOST_A_SEGMENT: Operation[] = repeat(3, ...singles(128), ...FLUSH);
+
+/** The narrow places, by name. */
+export const SCRIPTS: readonly Script[] = [
+  ...onBoth("first format, and the first write", [
+    EXPLORE,
+    ...singles(2),
+    ...FLUSH,
+  ], { segments: 5, device_sectors: 16 }),
+  ...onBoth("a kset closes at its segment's end, and a last kset", [
+    ...ALMOST_A_SEGMENT,
+    EXPLORE,
+    ...singles(100),
+    ...FLUSH,
+    ...singles(40, 3),
+    ...FLUSH,
+    ...singles(2, 60),
+    ...FLUSH,
+  ]),
+  ...onBoth("the log fills a segment to its very end", [
+    ...ALMOST_A_SEGMENT,
+    // 5048 bytes are left: 24 + 40 n + 24 of them make a kset of 125 keys end exactly there.
+    ...singles(120),
+    ...FLUSH,
+    EXPLORE,
+    ...repeat(5, ...singles(1, 7), ...FLUSH),
+  ]),
+  ...onBoth("GC between key tail and references", [
+    { do: "gc_percent", percent: 0 },
+    ...repeat(
+      4,
+      { do: "write", at: 0, sectors: 20 },
+      { do: "write", at: 20, sectors: 20 },
+      ...FLUSH,
+    ),
+    EXPLORE,
+    { do: "drain" },
+    { do: "write", at: 5, sectors: 20 },
+    ...FLUSH,
+    { do: "wait", ms: 2000 },
+    { do: "steps", count: 30 },
+    { do: "write", at: 30, sectors: 20 },
+    ...FLUSH,
+    { do: "drain" },
+  ]),
+  ...onBoth("segments are used again", [
+    { do: "gc_percent", percent: 0 },
+    ...repeat(
+      6,
+      { do: "write", at: 0, sectors: 20 },
+      { do: "write", at: 24, sectors: 20 },
+      ...FLUSH,
+      {
+        do: "drain",
+      },
+    ),
+    EXPLORE,
+    ...repeat(
+      3,
+      { do: "write", at: 8, sectors: 20 },
+      { do: "write", at: 40, sectors: 20 },
+      ...FLUSH,
+      { do: "drain" },
+    ),
+  ]),
+  ...onBoth("both slots of every duplicated structure", [
+    EXPLORE,
+    { do: "gc_percent", percent: 0 },
+    { do: "steps", count: 10 },
+    { do: "gc_percent", percent: 1 },
+    { do: "write", at: 0, sectors: 4 },
+    { do: "drain" },
+    { do: "reopen" },
+    { do: "gc_percent", percent: 2 },
+    { do: "write", at: 2, sectors: 4 },
+    { do: "drain" },
+    { do: "reopen" },
+    { do: "gc_percent", percent: 90 },
+    { do: "write", at: 4, sectors: 4 },
+    { do: "drain" },
+    { do: "gc_percent", percent: 3 },
+    ...FLUSH,
+  ], { device_sectors: 16 }),
+  ...onBoth("a full cache", [
+    ...repeat(
+      3,
+      { do: "write", at: 0, sectors: 20 },
+      { do: "write", at: 20, sectors: 20 },
+      { do: "write", at: 40, sectors: 20 },
+    ),
+    { do: "settle" },
+    EXPLORE,
+    ...repeat(
+      4,
+      { do: "write", at: 3, sectors: 20 },
+      { do: "write", at: 33, sectors: 20 },
+      { do: "flush" },
+      { do: "read", at: 10, sectors: 20 },
+      { do: "settle" },
+    ),
+  ], { segments: 6 }),
+  ...onBoth("a placeholder is overwritten while its read is in flight", [
+    EXPLORE,
+    { do: "read", at: 0, sectors: 16 },
+    { do: "write", at: 4, sectors: 4 },
+    { do: "payload" },
+    { do: "write bytes", off: 512 * 10 + 100, len: 700 },
+    { do: "payload" },
+    { do: "flush" },
+    { do: "steps", count: 4 },
+    { do: "read", at: 2, sectors: 12 },
+    { do: "settle" },
+    ...FLUSH,
+    { do: "write", at: 0, sectors: 16 },
+    { do: "settle" },
+    ...FLUSH,
+    { do: "drain" },
+  ]),
+  ...onBoth("overlapping writes of several clients, FUA among them", [
+    EXPLORE,
+    { do: "write", at: 0, sectors: 8 },
+    { do: "write", at: 4, sectors: 8, fua: true },
+    { do: "write", at: 2, sectors: 4 },
+    { do: "steps", count: 6 },
+    { do: "flush" },
+    { do: "write", at: 6, sectors: 3, fua: true },
+    { do: "steps", count: 6 },
+    { do: "write", at: 0, sectors: 12 },
+    { do: "settle" },
+    { do: "flush" },
+    { do: "write", at: 3, sectors: 1 },
+    { do: "settle" },
+    { do: "drain" },
+  ]),
+  ...onBoth("write-back in several batches, with overwrites between", [
+    ...repeat(
+      5,
+      { do: "write", at: 0, sectors: 6 },
+      ...FLUSH,
+      { do: "write", at: 3, sectors: 6 },
+      ...FLUSH,
+      { do: "write", at: 20, sectors: 6 },
+      ...FLUSH,
+    ),
+    EXPLORE,
+    { do: "wait", ms: 2000 },
+    { do: "steps", count: 3 },
+    { do: "write", at: 1, sectors: 6 },
+    ...FLUSH,
+    { do: "steps", count: 12 },
+    { do: "write", at: 22, sectors: 6 },
+    ...FLUSH,
+    { do: "drain" },
+  ]),
+  ...onBoth("the log goes round", [
+    { do: "gc_percent", percent: 0 },
+    ...repeat(4, ...ALMOST_A_SEGMENT, { do: "drain" }),
+    ...singles(118),
+    ...FLUSH,
+    EXPLORE,
+    ...repeat(2, ...singles(8, 2), ...FLUSH),
+    { do: "drain" },
+    REST,
+    ...ALMOST_A_SEGMENT,
+    EXPLORE,
+    ...singles(90),
+    ...FLUSH,
+    ...singles(30),
+    ...FLUSH,
+    { do: "drain" },
+  ]),
+];
