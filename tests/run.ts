@@ -9,6 +9,7 @@
  */
 
 import { stopTagged, taggedProcesses } from "./leaks.ts";
+import { installPackages } from "./packages.ts";
 
 const ROOT = new URL("..", import.meta.url).pathname;
 const PACKAGES = new URL("packages.txt", import.meta.url);
@@ -24,46 +25,6 @@ interface Outcome {
   failed: number;
 }
 
-/** Names of the packages in packages.txt. */
-function packageNames(): string[] {
-  return Deno.readTextFileSync(PACKAGES).split("\n")
-    .map((line) => line.replace(/#.*/, "").trim())
-    .filter((name) => name !== "");
-}
-
-function isInstalled(name: string): boolean {
-  const { code, stdout } = new Deno.Command("dpkg-query", {
-    args: ["-W", "-f", "${Status}", name],
-    stderr: "null",
-  }).outputSync();
-  return code === 0 && new TextDecoder().decode(stdout) === "install ok installed";
-}
-
-function apt(...args: string[]): boolean {
-  console.log(`apt-get ${args.join(" ")}`);
-  return new Deno.Command("apt-get", {
-    args: ["-q", "-o", "DPkg::Lock::Timeout=300", ...args],
-    env: { DEBIAN_FRONTEND: "noninteractive" },
-    stdin: "null",
-  }).outputSync().success;
-}
-
-/** Installs what is missing; says what cannot be had. */
-function installPackages(): boolean {
-  const missing = packageNames().filter((name) => !isInstalled(name));
-  if (missing.length === 0) return true;
-  if (Deno.uid() !== 0) {
-    console.error(
-      `missing Debian packages: ${missing.join(" ")}; run as root to have them installed`,
-    );
-    return false;
-  }
-  apt("update");
-  if (apt("install", "-y", "--no-install-recommends", ...missing)) return true;
-  console.error(`could not install: ${missing.join(" ")}`);
-  return false;
-}
-
 /** Every `x_test.ts` of the repository, relative to its root. */
 function testFiles(): string[] {
   const found: string[] = [];
@@ -74,7 +35,7 @@ function testFiles(): string[] {
       else if (entry.name.endsWith("_test.ts")) found.push(path);
     }
   };
-  for (const folder of ["core", "io", "cli", "tests"]) walk(folder);
+  for (const folder of ["core", "io", "cli", "tests", "bench"]) walk(folder);
   const rank = (path: string) =>
     (LONG_FILES.indexOf(path) + LONG_FILES.length + 1) % (LONG_FILES.length + 1);
   return found.sort((a, b) => rank(a) - rank(b) || (a < b ? -1 : 1));
@@ -173,7 +134,7 @@ async function main(): Promise<number> {
   const files = testFiles().filter((path) =>
     Deno.args.length === 0 || Deno.args.some((part) => path.includes(part))
   );
-  if (!installPackages()) {
+  if (!installPackages(PACKAGES)) {
     console.log("0 passed, 1 failed");
     return 1;
   }
