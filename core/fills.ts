@@ -164,8 +164,7 @@ export class Fills {
     if (errno !== 0) this.#state.counters.backing_read_errors++;
     // Edges first: they need the placeholder to see whether the buffer is still the newest, and cut it.
     this.#tell(fill, result, edges, true);
-    if (errno === 0) this.#store(fill);
-    else this.#removePlaceholders(fill);
+    this.#settle(fill, errno === 0);
     this.#tell(fill, result, reads, false);
     this.unref(fill);
   }
@@ -195,8 +194,8 @@ export class Fills {
     this.#queue_last = fill;
   }
 
-  /** Stores what is left of the placeholder. */
-  #store(fill: number): void {
+  /** Ends what is left of the placeholder: keeps its bytes as clean keys, or leaves holes. */
+  #settle(fill: number, keep: boolean): void {
     const { index } = this.#state;
     const end = this.#sector[fill]! + this.#sectors[fill]!;
     let sector = this.#sector[fill]!;
@@ -204,10 +203,11 @@ export class Fills {
       const extent = index.find(sector);
       if (extent < 0) return;
       const start = sector - (sector % SUBTREE_SECTORS) + index.start(extent);
-      const stop = Math.min(end, start + index.sectors(extent));
       if (start >= end) return;
+      const stop = start + index.sectors(extent);
       if (index.isPlaceholder(extent) && index.fill(extent) === fill) {
-        this.#storeRange(fill, start, stop - start);
+        if (keep) this.#storeRange(fill, start, stop - start);
+        else index.remove(start, stop - start);
       }
       sector = stop;
     }
@@ -231,23 +231,6 @@ export class Fills {
       this.#state.enter(sector, taken_sectors, taken_seg, taken_place, true);
       segments.unpin(taken_seg);
       sector += taken_sectors;
-    }
-  }
-
-  #removePlaceholders(fill: number): void {
-    const { index } = this.#state;
-    const end = this.#sector[fill]! + this.#sectors[fill]!;
-    let sector = this.#sector[fill]!;
-    while (sector < end) {
-      const extent = index.find(sector);
-      if (extent < 0) return;
-      const start = sector - (sector % SUBTREE_SECTORS) + index.start(extent);
-      const stop = start + index.sectors(extent);
-      if (start >= end) return;
-      if (index.isPlaceholder(extent) && index.fill(extent) === fill) {
-        index.remove(start, stop - start);
-      }
-      sector = stop;
     }
   }
 }
