@@ -185,21 +185,26 @@ export class ExtentIndex {
     this.#cut(this.#subtreeOf(sector, sectors), from, from + sectors);
   }
 
-  /** Marks clean what is left in the index of the bytes that lie at `place` of `seg`. */
+  /**
+   * Marks clean what is left in the index of the bytes that lie at `place` of `seg`. An extent that sticks out of the range
+   * holds more than those bytes, and stays as it is.
+   */
   markClean(sector: number, sectors: number, seg: number, place: number): void {
-    const subtree = this.#subtreeOf(sector, sectors);
     const words = this.#leaves.words;
-    const origin = place - (sector % SUBTREE_SECTORS);
-    const end = sector + sectors;
-    let from = sector;
+    const base = this.#subtreeOf(sector, sectors) * SUBTREE_SECTORS;
+    const origin = place - (sector - base);
+    const end = sector - base + sectors;
+    let from = sector - base;
     while (from < end) {
-      const extent = this.find(from);
-      if (extent < 0 || this.start(extent) >= end - subtree * SUBTREE_SECTORS) return;
-      from = subtree * SUBTREE_SECTORS + this.start(extent) + this.sectors(extent);
-      if (from >= (subtree + 1) * SUBTREE_SECTORS) from = end; // the next look-up would leave the subtree
-      if (this.isPlaceholder(extent) || this.segment(extent) !== seg) continue;
-      if (this.place(extent) - this.start(extent) !== origin) continue;
-      words[extent + 1] = words[extent + 1]! | EXTENT_CLEAN;
+      const extent = this.find(base + from);
+      if (extent < 0) return;
+      const start = this.start(extent);
+      const stop = start + this.sectors(extent);
+      if (stop > end) return;
+      const is_part = start >= from && !this.isPlaceholder(extent) &&
+        this.segment(extent) === seg && this.place(extent) - start === origin;
+      if (is_part) words[extent + 1] = words[extent + 1]! | EXTENT_CLEAN;
+      from = stop;
     }
   }
 
