@@ -23,12 +23,14 @@ import {
   GC_PERCENT_DEFAULT,
   GC_PERCENT_MAX,
   type Geometry,
+  INFO_ADDR,
   INFO_DATA_CRC,
   INFO_GC_SHIFT,
   INFO_INIT_DONE,
   INFO_KNOWN_FLAGS,
   INFO_MODE_MASK,
   INFO_MODE_SHIFT,
+  INFO_STRIDE_BYTES,
   KERNEL_GEOMETRY,
   KEY_TAIL_ADDR,
   KSET_HEADER_BYTES,
@@ -185,6 +187,7 @@ export function prepareCache(memory: Memory, inspection: Inspection): OpenedCach
   const { cache } = inspection;
   if (cache === undefined) return formatCache(memory, inspection);
   if (cache.info.isHalfDone()) {
+    settleInfo(memory);
     cache.info.store();
     memory.barrierSync();
   }
@@ -387,6 +390,7 @@ function findTrace(memory: Memory, geometry: Geometry): string | undefined {
 function formatCache(memory: Memory, inspection: Inspection): OpenedCache {
   const { geometry, data_crc } = inspection;
   const seg_num = segmentsOn(geometry, memory.cache_bytes);
+  settleInfo(memory);
   const info = new CacheInfo(memory);
   info.loadSequence();
   info.seg_id = 0;
@@ -407,6 +411,12 @@ function formatCache(memory: Memory, inspection: Inspection): OpenedCache {
   info.flags |= INFO_INIT_DONE;
   storeTwice(memory, info);
   return cache;
+}
+
+/** The copy that a killed process stored last is durable before the other one is overwritten. */
+function settleInfo(memory: Memory): void {
+  memory.persist(INFO_ADDR, 2 * INFO_STRIDE_BYTES);
+  memory.barrierSync();
 }
 
 /** Makes both slots say the same: if they differed in init done, the loss of one could turn a cache into a new device. */

@@ -240,7 +240,7 @@ function assertOpens(survivor: SimMemory, what: string): OpenedCache {
 Deno.test("a cut format of an empty device is done again", () => {
   forEachCut(new Uint8Array(CACHE_BYTES), (survivor, barriers, what) => {
     const cache = assertOpens(survivor, what);
-    if (barriers === 0) assert(cache.fresh, what);
+    if (barriers <= 1) assert(cache.fresh, what);
   });
 });
 
@@ -257,7 +257,7 @@ Deno.test("a cut format over a cache leaves the old cache, whole, or a new devic
       seen.fresh++;
     } else if (cache.dirty_tail.off === 64) {
       seen.old++;
-      assertEquals(barriers, 0, what);
+      assert(barriers <= 1, what); // the first one comes before any store
       // All but the slot of the cache info that was being written.
       assertEquals(survivor.bytes.subarray(KEY_TAIL_ADDR), old.subarray(KEY_TAIL_ADDR), what);
     } else {
@@ -276,7 +276,7 @@ Deno.test("a cut format over something else is refused as before, or done again"
     try {
       inspect(survivor);
     } catch (error) {
-      assert(error instanceof CacheError && barriers === 0, `${what}: ${error}`);
+      assert(error instanceof CacheError && barriers <= 1, `${what}: ${error}`);
       seen.refused++;
       return;
     }

@@ -21,6 +21,7 @@ const ATOM_BYTES = 8;
 /** Atoms of a page and of a cache line, as shifts. */
 export const PAGE_SHIFT = 9;
 export const LINE_SHIFT = 3;
+const PAGE_BYTES = ATOM_BYTES << PAGE_SHIFT;
 
 /** How far a record is on its way. */
 const STORED = 0;
@@ -73,6 +74,14 @@ export class CrashMemory extends SimMemory {
   readonly #words: Int32Array;
   readonly #durable_words: Int32Array;
   #next_store = 1;
+  /** Grows when `durable` changes. */
+  #epoch = 0;
+  /** What was loaded last, and which pages were changed since. */
+  #origin: CrashMemory | undefined;
+  #origin_epoch = 0;
+  readonly #is_changed: Uint8Array;
+  readonly #changed: Int32Array;
+  #changed_count = 0;
 
   constructor(options: CrashMemoryOptions) {
     super(options);
@@ -82,13 +91,29 @@ export class CrashMemory extends SimMemory {
     this.#durable_words = new Int32Array(this.durable.buffer);
     this.#last = new Int32Array(this.buffer_addr / ATOM_BYTES).fill(-1);
     this.#covering = this.#last.slice();
+    this.#is_changed = new Uint8Array(this.buffer_addr / PAGE_BYTES);
+    this.#changed = new Int32Array(this.buffer_addr / PAGE_BYTES);
   }
 
   /** Takes over what is durable on `other`, which is of the same size, and nothing else. */
   loadDurable(other: CrashMemory): void {
     this.forget();
-    this.durable.set(other.durable);
-    this.bytes.set(other.durable);
+    const is_same = this.#origin === other && this.#origin_epoch === other.#epoch;
+    if (!is_same) {
+      this.durable.set(other.durable);
+      this.bytes.set(other.durable);
+    } else {
+      for (let i = 0; i < this.#changed_count; i++) {
+        const from = this.#changed[i]! * PAGE_BYTES;
+        const page = other.durable.subarray(from, from + PAGE_BYTES);
+        this.durable.set(page, from);
+        this.bytes.set(page, from);
+      }
+    }
+    for (let i = 0; i < this.#changed_count; i++) this.#is_changed[this.#changed[i]!] = 0;
+    this.#changed_count = 0;
+    this.#origin = other;
+    this.#origin_epoch = other.#epoch;
     this.hash_a = other.hash_a;
     this.hash_b = other.hash_b;
   }
@@ -205,7 +230,15 @@ export class CrashMemory extends SimMemory {
     this.count = kept;
   }
 
+  #changePage(page: number): void {
+    if (this.#is_changed[page] !== 0) return;
+    this.#is_changed[page] = 1;
+    this.#changed[this.#changed_count++] = page;
+  }
+
   #setDurable(atom: number, lo: number, hi: number): void {
+    this.#epoch++;
+    this.#changePage(atom >> PAGE_SHIFT);
     const words = this.#durable_words;
     const was_lo = words[2 * atom]!;
     const was_hi = words[2 * atom + 1]!;
@@ -243,6 +276,7 @@ export class CrashMemory extends SimMemory {
     this.store[i] = store;
     this.#state[i] = STORED;
     this.#last[atom] = i;
+    this.#changePage(atom >> PAGE_SHIFT);
   }
 
   #grow(): void {

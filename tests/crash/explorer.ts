@@ -19,8 +19,8 @@ import { LogHistory, PrefixFailure } from "./log_history.ts";
 import { perform, type Script, SEGMENT_BYTES, type Shape } from "./script.ts";
 
 const SECTOR = 512;
-const BUFFER_BYTES = 64 * 1024;
-const LIMITS = { requests: 64, pieces: 1024, staged_keys: 256, batch_ksets: 3 };
+const BUFFER_BYTES = 32 * 1024;
+const LIMITS = { requests: 32, pieces: 256, staged_keys: 256, batch_ksets: 3 };
 /** Crashes one after another. */
 const MOST_CRASHES = 3;
 
@@ -295,8 +295,8 @@ export class Explorer {
   /** Some requests, or none. */
   #liveOn(simulation: Simulation): void {
     const { random } = simulation;
-    if (random.chance(0.5)) return;
-    for (let steps = random.pick([5, 20, 60]); steps > 0; steps--) simulation.step();
+    if (random.chance(0.7)) return;
+    for (let steps = random.pick([5, 15, 40]); steps > 0; steps--) simulation.step();
     if (random.chance(0.1)) simulation.reopenClean();
   }
 }

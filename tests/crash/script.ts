@@ -104,11 +104,11 @@ export function perform(simulation: Simulation, operation: Operation): void {
 }
 
 const SHAPES: readonly Shape[] = [
-  shape("pmem", 8, 96, true, false),
-  shape("pmem", 10, 128, false, false),
-  shape("pmem", 8, 64, true, true),
-  shape("pages", 8, 96, true, true),
-  shape("pages", 10, 128, false, true),
+  shape("pmem", 7, 40, true, false),
+  shape("pmem", 8, 64, false, false),
+  shape("pmem", 7, 32, true, true),
+  shape("pages", 7, 40, true, true),
+  shape("pages", 8, 64, false, true),
 ];
 
 function shape(
