@@ -98,6 +98,9 @@ export function replay(
     );
   }
   checkLogSegments(cache, tables.segments);
+  // Extents from before a generation was taken over are dead. They go now: forged generations lie so far apart that what the
+  // index compares of them, the low half, may meet again.
+  tables.index.sweep(tables.index.subtrees);
   cache.persist(memory);
   memory.barrierSync();
   tables.segments.settle();
