@@ -1,0 +1,118 @@
+/**
+ * What is measured: the cells of the table. A cell is one kind of load, laid on every contender in turn.
+ *
+ * @module
+ */
+
+import { ALL_IDS, type ContenderId, PEER_IDS } from "./contenders.ts";
+
+/** A ratio of medians that the project has set itself. */
+export interface Wanted {
+  readonly of: ContenderId;
+  /** The best of these. */
+  readonly to: readonly ContenderId[];
+  readonly least: number;
+}
+
+/** A load by fio's nbd engine, run for a time; rates are compared. */
+export interface LoadCell {
+  readonly name: string;
+  readonly title: string;
+  /** fio's options beside engine, device and time. */
+  readonly job: readonly string[];
+  readonly connections: number;
+  readonly unit: "IOPS" | "MB/s";
+  readonly contenders: readonly ContenderId[];
+  readonly wanted: readonly Wanted[];
+}
+
+const HITS: readonly Wanted[] = [
+  { of: "pcache", to: PEER_IDS, least: 2.0 },
+  { of: "pcache_crc", to: PEER_IDS, least: 1.6 },
+  { of: "pcache", to: ["bare"], least: 0.8 },
+];
+const SEQUENTIAL: readonly Wanted[] = [
+  { of: "pcache", to: PEER_IDS, least: 1.0 },
+  { of: "pcache_crc", to: PEER_IDS, least: 1.0 },
+  { of: "pcache", to: ["bare"], least: 0.8 },
+];
+const FLUSHED: readonly Wanted[] = [
+  { of: "pcache_file", to: ["nbdkit_cache"], least: 2.0 },
+  { of: "pcache_file", to: ["qemu_nbd"], least: 2.0 },
+  { of: "pcache", to: ["nbdkit_cache", "qemu_nbd"], least: 2.0 },
+];
+
+const MIXES = [
+  { name: "randread", title: "random read", job: ["rw=randread"] },
+  { name: "randwrite", title: "random write", job: ["rw=randwrite"] },
+  { name: "randrw", title: "random 70/30", job: ["rw=randrw", "rwmixread=70"] },
+];
+
+function randomCells(): LoadCell[] {
+  const cells: LoadCell[] = [];
+  for (const connections of [1, 4]) {
+    for (const mix of MIXES) {
+      for (const depth of [1, 32]) {
+        cells.push({
+          name: `${mix.name}-d${depth}-c${connections}`,
+          title: `4 KiB ${mix.title}, depth ${depth}, ${connections} connection${
+            connections > 1 ? "s" : ""
+          }`,
+          job: [...mix.job, "bs=4k", `iodepth=${depth}`, "norandommap"],
+          connections,
+          unit: "IOPS",
+          contenders: ALL_IDS,
+          wanted: HITS,
+        });
+      }
+    }
+  }
+  return cells;
+}
+
+function sequentialCells(): LoadCell[] {
+  return ["read", "write"].map((rw) => ({
+    name: `seq${rw}`,
+    title: `128 KiB sequential ${rw}, depth 8`,
+    job: [`rw=${rw}`, "bs=128k", "iodepth=8"],
+    connections: 1,
+    unit: "MB/s",
+    contenders: ALL_IDS,
+    wanted: SEQUENTIAL,
+  }));
+}
+
+function flushCells(): LoadCell[] {
+  return [1, 32].map((every) => ({
+    name: `flush${every}`,
+    title: `4 KiB random write, depth 1, a flush after ${every === 1 ? "each" : `every ${every}`}`,
+    job: ["rw=randwrite", "bs=4k", "iodepth=1", "norandommap", `fsync=${every}`],
+    connections: 1,
+    unit: "IOPS",
+    contenders: ALL_IDS,
+    wanted: FLUSHED,
+  }));
+}
+
+/** In the order in which they are run and printed. */
+export const LOAD_CELLS: readonly LoadCell[] = [
+  ...randomCells(),
+  ...sequentialCells(),
+  ...flushCells(),
+];
+
+/** Cells that are no plain load, each with code of its own in `special_cells.ts`. */
+export const SPECIAL_CELLS = ["load-d1", "load-d32", "writeback", "idle"] as const;
+export type SpecialCell = typeof SPECIAL_CELLS[number];
+
+/** Cells that cannot be run yet, and why. */
+export const SKIPPED_CELLS = [{
+  name: "miss",
+  why: "misses against nbdkit delay: the backing device is a file or a block device; " +
+    "this cell comes when it may be an NBD URI",
+}];
+
+/** The cells whose name holds one of the parts; all of them for no part. */
+export function chosen(names: readonly string[], only: readonly string[]): string[] {
+  return names.filter((name) => only.length === 0 || only.some((part) => name.includes(part)));
+}
