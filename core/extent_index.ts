@@ -185,12 +185,8 @@ export class ExtentIndex {
     this.#cut(this.#subtreeOf(sector, sectors), from, from + sectors);
   }
 
-  /**
-   * Marks clean what is left in the index of the bytes that lie at `place` of `seg`. An extent that sticks out of the range
-   * holds more than those bytes, and stays as it is.
-   */
+  /** Marks clean what is left in the index of the bytes that lie at `place` of `seg`. What sticks out of the range is split off. */
   markClean(sector: number, sectors: number, seg: number, place: number): void {
-    const words = this.#leaves.words;
     const base = this.#subtreeOf(sector, sectors) * SUBTREE_SECTORS;
     const origin = place - (sector - base);
     const end = sector - base + sectors;
@@ -198,14 +194,24 @@ export class ExtentIndex {
     while (from < end) {
       const extent = this.find(base + from);
       if (extent < 0) return;
-      const start = this.start(extent);
-      const stop = start + this.sectors(extent);
-      if (stop > end) return;
-      const is_part = start >= from && !this.isPlaceholder(extent) &&
-        this.segment(extent) === seg && this.place(extent) - start === origin;
-      if (is_part) words[extent + 1] = words[extent + 1]! | EXTENT_CLEAN;
+      const start = Math.max(from, this.start(extent));
+      const stop = Math.min(end, this.start(extent) + this.sectors(extent));
+      if (start >= end) return;
+      const is_part = !this.isPlaceholder(extent) && this.segment(extent) === seg &&
+        this.place(extent) - this.start(extent) === origin;
+      if (is_part && this.isLive(extent)) this.#markPart(extent, base, start, stop, origin);
       from = stop;
     }
+  }
+
+  /** Marks the extent clean from `start` to `stop`, which lie in it. */
+  #markPart(extent: number, base: number, start: number, stop: number, origin: number): void {
+    if (this.isClean(extent)) return;
+    if (stop - start === this.sectors(extent)) {
+      this.#leaves.words[extent + 1] = this.#leaves.words[extent + 1]! | EXTENT_CLEAN;
+      return;
+    }
+    this.insertCached(base + start, stop - start, this.segment(extent), origin + start, true);
   }
 
   /** Drops the dead extents of the next `subtrees` subtrees, in turn, and merges what that leaves half empty. */

@@ -66,7 +66,7 @@ export class Gc {
     const { segments, cache, is_closing } = this.#state;
     if (is_closing || this.#state.barriers.has_failed) return false;
     if (is_starved || this.#state.wants_space) return true;
-    return segments.used >= Math.floor((segments.total * cache.info.gc_percent) / 100);
+    return segments.held >= Math.floor((segments.total * cache.info.gc_percent) / 100);
   }
 
   /** Frees what has retired, a barrier later. */

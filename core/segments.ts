@@ -58,6 +58,11 @@ export class Segments {
     return this.total - this.#free_count;
   }
 
+  /** How many segments are neither free nor about to be: what GC looks at. */
+  get held(): number {
+    return this.used - this.#retiring_count;
+  }
+
   /** How many segments data may still take. */
   get free_for_data(): number {
     return Math.max(0, this.#free_count - LOG_RESERVE_SEGMENTS);

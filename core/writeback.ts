@@ -38,6 +38,8 @@ import type { EngineState } from "./state.ts";
 
 /** Most ksets in a batch. */
 export const BATCH_KSETS = 64;
+/** More than a data area has sectors. */
+const MAX_PLACES = 1 << 15;
 /** Longest merged write, in sectors: 1 MiB. */
 const MAX_WRITE_SECTORS = 2048;
 /** Most writes under way, and most while requests keep coming. */
@@ -111,7 +113,10 @@ export class WriteBack {
   #retry_at_ms = -Infinity;
   #retry_ms = RETRY_MS;
 
-  /** The batch: its dirty keys as they stand in the log, and their numbers sorted by subtree, then by age. */
+  /**
+   * The batch: its dirty keys as they stand in the log, and their numbers: sorted by subtree, then by age, while it is written, and by
+   * place when some of it could not be.
+   */
   readonly #batch_ksets: number;
   readonly #batch_keys: number;
   readonly #keys: Uint32Array;
@@ -129,6 +134,8 @@ export class WriteBack {
   /** Ranges of a failed write that are tried again one by one. */
   #retries: { sector: number; sectors: number; addr: number }[] = [];
   #failed: Failed[] = [];
+  /** The first of them that is not logged again yet. */
+  #next_failed = 0;
   #written_bytes = 0;
 
   /** `batch_ksets`: most ksets in a batch. */
@@ -402,6 +409,7 @@ export class WriteBack {
 
   /** Everything that could be written is safe on the backing device. */
   #afterFlush(): void {
+    this.#sortFailed();
     for (let key = 0; key < this.#key_count; key++) this.#markClean(key);
     const is_fruitless = this.#failed.length > 0 && this.#written_bytes === 0;
     if (is_fruitless) this.#pause();
@@ -426,30 +434,44 @@ export class WriteBack {
     }
   }
 
+  /** Sorts what failed by address, and the batch's keys by place, so that both can be looked up in either. */
+  #sortFailed(): void {
+    this.#next_failed = 0;
+    if (this.#failed.length === 0) return;
+    this.#failed.sort((a, b) => a.sector - b.sector);
+    for (let key = 0; key < this.#key_count; key++) {
+      const seg = keySeg(this.#keys, key * KEY_WORDS);
+      this.#order[key] = (seg * MAX_PLACES + this.#keyPlace(key)) * this.#batch_keys + key;
+    }
+    this.#order.subarray(0, this.#key_count).sort();
+  }
+
   /** The first range that failed and overlaps `[sector, end)`. */
   #firstFailed(sector: number, end: number): Failed | undefined {
-    let first: Failed | undefined;
-    for (const failed of this.#failed) {
-      if (failed.sector >= end || failed.sector + failed.sectors <= sector) continue;
-      if (first === undefined || failed.sector < first.sector) first = failed;
+    let low = 0;
+    let high = this.#failed.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      const failed = this.#failed[middle]!;
+      if (failed.sector + failed.sectors > sector) high = middle;
+      else low = middle + 1;
     }
-    return first;
+    const first = this.#failed[low];
+    return first !== undefined && first.sector < end ? first : undefined;
   }
 
   /** Logs again what could not be written, waits until that is durable, and stores the new dirty tail. */
   #relog(): boolean {
     const { log, cache, barriers } = this.#state;
     let any = false;
-    for (let failed = this.#failed[0]; failed !== undefined; failed = this.#failed[0]) {
-      const left = this.#relogRange(failed);
-      if (left !== undefined) {
-        this.#failed[0] = left;
-        log.want();
-        return any;
-      }
-      this.#failed.shift();
+    for (; this.#next_failed < this.#failed.length; this.#next_failed++) {
+      const left = this.#relogRange(this.#failed[this.#next_failed]!);
       this.#log_target = log.appended;
       log.want();
+      if (left !== undefined) {
+        this.#failed[this.#next_failed] = left;
+        return any;
+      }
       any = true;
     }
     if (log.durable < this.#log_target) return any;
@@ -501,12 +523,21 @@ export class WriteBack {
     counters.writeback_relogged++;
   }
 
-  /** The batch's key that holds the place; -1: none. */
+  /** The batch's newest key that holds the place; -1: none. */
   #keyOf(seg: number, place: number, sectors: number): number {
-    for (let key = 0; key < this.#key_count; key++) {
-      if (keySeg(this.#keys, key * KEY_WORDS) !== seg) continue;
-      const start = this.#keyPlace(key);
-      if (start <= place && place + sectors <= start + this.#keySectors(key)) return key;
+    const wanted = (seg * MAX_PLACES + place + 1) * this.#batch_keys;
+    let low = 0;
+    let high = this.#key_count;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (this.#order[middle]! < wanted) low = middle + 1;
+      else high = middle;
+    }
+    // The keys of a segment overlap only where one is a part of the other, which is logged later.
+    for (let at = low - 1; at >= 0; at--) {
+      const key = this.#order[at]! % this.#batch_keys;
+      if (keySeg(this.#keys, key * KEY_WORDS) !== seg) return -1;
+      if (place + sectors <= this.#keyPlace(key) + this.#keySectors(key)) return key;
     }
     return -1;
   }
