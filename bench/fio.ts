@@ -8,6 +8,7 @@ import { run } from "../tests/device.ts";
 
 /** What a run of fio measured. Latencies are those of completion, in microseconds. */
 export interface Load {
+  readonly requests: number;
   /** Requests a second, of both directions. */
   readonly iops: number;
   readonly bytes_per_second: number;
@@ -44,6 +45,7 @@ export function parseReport(text: string): Load {
   const percentile = (read.total_ios > 0 ? read : write).clat_ns?.percentile ?? {};
   const us = (name: string) => (percentile[name] ?? NaN) / 1000;
   return {
+    requests: read.total_ios + write.total_ios,
     iops: read.iops + write.iops,
     bytes_per_second: read.bw_bytes + write.bw_bytes,
     p50_us: us("50.000000"),

@@ -23,6 +23,7 @@ function report(read: unknown, write: unknown, error = 0): string {
 Deno.test("a load in one direction", () => {
   const load = parseReport(report(NOTHING, direction(1000, 2000)));
   assertEquals(load, {
+    requests: 3000,
     iops: 1000,
     bytes_per_second: 4096000,
     p50_us: 2,

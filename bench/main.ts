@@ -21,10 +21,18 @@ import {
 } from "./cells.ts";
 import { chart } from "./chart.ts";
 import { type Contender, type ContenderId, type Place, startContender } from "./contenders.ts";
-import { fio, type Load, nbdJob } from "./fio.ts";
+import { fio, nbdJob } from "./fio.ts";
 import { type BenchOptions, parseOptions } from "./options.ts";
 import { markdown } from "./report.ts";
-import { type CellResult, type FactsResult, judge, type Results, scoreOf } from "./results.ts";
+import { processSeconds } from "./processes.ts";
+import {
+  type CellResult,
+  type FactsResult,
+  judge,
+  type Results,
+  scoreOf,
+  type Turn,
+} from "./results.ts";
 import { contendersOf, runSpecial } from "./special_cells.ts";
 import { short } from "./stats.ts";
 
@@ -87,24 +95,26 @@ class Bench {
   async #runCell(cell: LoadCell): Promise<CellResult> {
     const { name, title, unit } = cell;
     const contenders = await this.#start(cell.contenders);
-    const loads = new Map<ContenderId, Load[]>(contenders.map(({ id }) => [id, []]));
+    const turns = new Map<ContenderId, Turn[]>(contenders.map(({ id }) => [id, []]));
     for (let round = 0; round < this.options.rounds; round++) {
       for (const contender of contenders) {
         await contender.settle();
-        loads.get(contender.id)!.push(await this.#runLoad(cell, contender));
+        turns.get(contender.id)!.push(await this.#runTurn(cell, contender));
       }
     }
-    const scores = contenders.map(({ id }) => scoreOf(id, loads.get(id)!, unit));
+    const scores = contenders.map(({ id }) => scoreOf(id, turns.get(id)!, unit));
     console.log(`${name}: ${scores.map(({ id, value }) => `${id} ${short(value)}`).join(", ")}`);
     return { name, title, unit, scores, verdicts: judge(scores, cell.wanted) };
   }
 
-  #runLoad(cell: LoadCell, { uri, size_bytes }: Contender): Promise<Load> {
-    return fio(this.place.disk_dir, [
+  async #runTurn(cell: LoadCell, { uri, size_bytes, pid }: Contender): Promise<Turn> {
+    const before_s = processSeconds(pid);
+    const load = await fio(this.place.disk_dir, [
       ...nbdJob(uri, size_bytes, cell.connections),
       ...cell.job,
       ...["time_based", `runtime=${this.options.seconds}`],
     ]);
+    return { ...load, cpu_us: (processSeconds(pid) - before_s) * 1e6 / load.requests };
   }
 }
 

@@ -67,10 +67,19 @@ function latencyTable(cells: readonly CellResult[]): string {
       short(score.p50_us),
       short(score.p99_us),
       short(score.p999_us),
+      short(score.cpu_us),
       `${(score.spread * 100).toFixed(0)} %`,
     ])
   );
-  return table([["cell", "contender", "p50 us", "p99 us", "p99.9 us", "spread of rates"], ...rows]);
+  return table([[
+    "cell",
+    "contender",
+    "p50 us",
+    "p99 us",
+    "p99.9 us",
+    "server CPU us",
+    "spread of rates",
+  ], ...rows]);
 }
 
 function verdictRow(cell: string, { of, best, ratio, least }: Verdict): string[] {

@@ -6,7 +6,16 @@ import { markdown, table } from "./report.ts";
 import { judge, type Results, type Score } from "./results.ts";
 
 function score(id: Score["id"], value: number): Score {
-  return { id, value, spread: 0.1, p50_us: 5, p99_us: 50, p999_us: 500, rounds: [value] };
+  return {
+    id,
+    value,
+    spread: 0.1,
+    p50_us: 5,
+    p99_us: 50,
+    p999_us: 500,
+    cpu_us: 2.5,
+    rounds: [value],
+  };
 }
 
 const SCORES = [score("pcache", 240_000), score("bare", 300_000), score("qemu_nbd", 100_000)];
@@ -57,7 +66,7 @@ Deno.test("the report has ratios, rates, verdicts and what was skipped", () => {
       "| 4 KiB random read | pcache / qemu-nbd | 2.40x | at least 2.0x | yes |",
       "| 4 KiB random read | pcache / bare server | 0.80x | at least 0.9x | NO |",
       "| no client | pcache: CPU | 0.20 % of a core | at most 0.1 % of a core | NO |",
-      "| 4 KiB random read | pcache | 5.00 | 50.0 | 500 | 10 % |",
+      "| 4 KiB random read | pcache | 5.00 | 50.0 | 500 | 2.50 | 10 % |",
       "Not measured: `miss`: for a reason.",
     ]
   ) {

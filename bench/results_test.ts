@@ -4,12 +4,14 @@ import { assertAlmostEquals, assertEquals } from "@std/assert";
 import { isMet, judge, scoreOf } from "./results.ts";
 
 function load(iops: number) {
-  return { iops, bytes_per_second: iops * 1e6, p50_us: iops / 10, p99_us: iops, p999_us: iops * 2 };
+  const latencies = { p50_us: iops / 10, p99_us: iops, p999_us: iops * 2, cpu_us: iops / 2 };
+  return { requests: 1, iops, bytes_per_second: iops * 1e6, ...latencies };
 }
 
 Deno.test("the score is the median of the rounds", () => {
   const score = scoreOf("pcache", [load(90), load(300), load(100)], "IOPS");
   assertEquals([score.value, score.p50_us, score.p99_us, score.p999_us], [100, 10, 100, 200]);
+  assertEquals(score.cpu_us, 50);
   assertAlmostEquals(score.spread, 2.1);
   assertEquals(score.rounds, [90, 300, 100]);
   assertEquals(scoreOf("pcache", [load(7)], "MB/s").value, 7);

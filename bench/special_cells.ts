@@ -16,7 +16,7 @@ import {
 } from "./contenders.ts";
 import { fio, nbdJob } from "./fio.ts";
 import type { BenchOptions } from "./options.ts";
-import { processCost } from "./processes.ts";
+import { cpuBetween, processCost } from "./processes.ts";
 import type { Fact, FactsResult } from "./results.ts";
 import { median } from "./stats.ts";
 
@@ -173,7 +173,7 @@ async function runIdle(name: string, stand: Stand): Promise<FactsResult> {
   const facts: Fact[] = [];
   for (const [i, { id, pid }] of idle.entries()) {
     const after = processCost(pid);
-    const percent = (after.cpu_ns - before[i]!.cpu_ns) / (IDLE_SECONDS * 1e9) * 100;
+    const percent = cpuBetween(before[i]!, after) / (IDLE_SECONDS * 1e9) * 100;
     const is_ours = PCACHE_IDS.includes(id);
     const who = CONTENDERS[id].title;
     const cpu_limit = is_ours ? { wanted: { is: "at most" as const, limit: 0.1 } } : {};
