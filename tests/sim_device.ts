@@ -4,7 +4,7 @@
  * @module
  */
 
-import { Engine } from "../core/engine.ts";
+import { Engine, LIMITS, type Limits } from "../core/engine.ts";
 import { inspectCache, type OpenOptions, prepareCache } from "../core/media.ts";
 import type { SimBacking } from "./sim_backing.ts";
 import type { SimMemory } from "./sim_memory.ts";
@@ -26,14 +26,15 @@ export class SimDevice {
     readonly memory: SimMemory,
     readonly backing: SimBacking,
     readonly options: OpenOptions,
+    readonly limits: Limits = LIMITS,
   ) {
     this.engine = this.#open();
   }
 
   #open(): Engine {
-    const { memory, backing, now_ms } = this;
+    const { memory, backing, now_ms, limits } = this;
     const cache = prepareCache(memory, inspectCache(memory, this.options));
-    return Engine.open({ memory, backing, cache, now_ms });
+    return Engine.open({ memory, backing, cache, now_ms, limits });
   }
 
   /** The process is killed and the device created again. */
@@ -46,7 +47,8 @@ export class SimDevice {
   runUntil(what: string, done: () => boolean): void {
     this.engine.pump(this.now_ms);
     for (let idle = 0; !done(); idle++) {
-      const moved = this.backing.endOne((id, errno) => this.engine.backingDone(id, errno));
+      const moved = this.backing.endOne((id, errno) => this.engine.backingDone(id, errno)) ||
+        this.#endBarrier();
       if (!moved) {
         const wait_ms = this.engine.nextTimerMs(this.now_ms);
         if (wait_ms === Infinity || idle > MOST_IDLE_TURNS) {
@@ -56,6 +58,12 @@ export class SimDevice {
       }
       this.engine.pump(this.now_ms);
     }
+  }
+
+  #endBarrier(): boolean {
+    if (!this.memory.barrier_is_under_way) return false;
+    this.engine.barrierDone(this.memory.completeBarrier());
+    return true;
   }
 
   #end(slot: number): number {
@@ -73,11 +81,20 @@ export class SimDevice {
   write(off_bytes: number, bytes: Uint8Array, fua = false): number {
     const { engine, memory } = this;
     const slot = engine.beginWrite(off_bytes, bytes.length, fua);
-    this.runUntil(`write ${slot} is placed`, () => engine.takePlaced() === slot);
+    let is_placed = false;
+    this.runUntil(`write ${slot} is placed or answered`, () => {
+      is_placed = engine.takePlaced() === slot;
+      return is_placed || engine.takeAnswered() === slot;
+    });
+    if (!is_placed) {
+      const refused = engine.error(slot);
+      engine.release(slot);
+      return refused;
+    }
     let at = 0;
     for (let piece = engine.firstPiece(slot); piece >= 0; piece = engine.nextPiece(piece)) {
       const len = engine.pieceLen(piece);
-      memory.bytes.set(bytes.subarray(at, at + len), engine.pieceAddr(piece));
+      memory.receive(engine.pieceAddr(piece), bytes.subarray(at, at + len));
       at += len;
     }
     engine.payloadArrived(slot);

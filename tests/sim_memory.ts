@@ -99,11 +99,12 @@ export class SimMemory implements Memory {
     return !this.#asynchronous;
   }
 
-  /** Ends the asynchronous barrier; the test then tells the engine with `barrierDone`. */
-  completeBarrier(): void {
+  /** Ends the asynchronous barrier; the test then tells the engine with `barrierDone`. Returns its error number. */
+  completeBarrier(): number {
     if (!this.#under_way) throw new Error("completeBarrier: none is under way");
     this.#under_way = false;
     this.barriers++;
+    return 0;
   }
 
   barrierSync(): void {

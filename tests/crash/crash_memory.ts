@@ -12,6 +12,7 @@
  * @module
  */
 
+import { CacheError, EIO } from "../../core/errors.ts";
 import { SimMemory, type SimMemoryOptions } from "../sim_memory.ts";
 
 export type Medium = "pmem" | "pages";
@@ -55,6 +56,8 @@ export class CrashMemory extends SimMemory {
   onEpoch: () => void = () => {};
   /** Told of every store to the cache device of at least a kset's header, after it. */
   onStore: (addr: number, len_bytes: number) => void = () => {};
+  /** Asked at each barrier and read: true makes it fail. */
+  fault: (what: "barrier" | "read") => boolean = () => false;
   /** Hash of `durable`, in two halves. */
   hash_a = 0;
   hash_b = 0;
@@ -185,15 +188,35 @@ export class CrashMemory extends SimMemory {
     return is_done;
   }
 
-  override completeBarrier(): void {
+  override completeBarrier(): number {
     super.completeBarrier();
+    if (this.fault("barrier")) {
+      this.#uncover();
+      return EIO;
+    }
     this.#end();
+    return 0;
   }
 
   override barrierSync(): void {
     super.barrierSync();
+    if (this.fault("barrier")) throw new CacheError("a simulated cache device: barrier failed");
     this.#cover();
     this.#end();
+  }
+
+  override read(addr: number, into: Uint8Array, len_bytes: number): void {
+    if (addr < this.cache_bytes && this.fault("read")) {
+      throw new CacheError(`a simulated cache device: reading at ${addr} failed`);
+    }
+    super.read(addr, into, len_bytes);
+  }
+
+  /** The barrier has failed: what it covered may be lost for good (Linux: its pages count as clean). */
+  #uncover(): void {
+    for (let i = 0; i < this.count; i++) {
+      if (this.#state[i] === COVERED) this.#state[i] = STORED;
+    }
   }
 
   #cover(): void {
