@@ -25,6 +25,8 @@ function apt(...args: string[]): boolean {
     args: ["-q", "-o", "DPkg::Lock::Timeout=300", ...args],
     env: { DEBIAN_FRONTEND: "noninteractive" },
     stdin: "null",
+    stdout: "inherit",
+    stderr: "inherit",
   }).outputSync().success;
 }
 
