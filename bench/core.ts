@@ -11,6 +11,7 @@
 import { parseArgs } from "@std/cli/parse-args";
 import { dataBytes, KERNEL_GEOMETRY } from "../core/format.ts";
 import { KeySums } from "../core/key_sums.ts";
+import { allocatedIn } from "./allocations.ts";
 import { cpuSeconds } from "./cpu_clock.ts";
 import { BLOCK_BYTES, EngineRig } from "./engine_rig.ts";
 import { median, short } from "./stats.ts";
@@ -197,38 +198,37 @@ function collect(): void {
   );
 }
 
-/** Bytes of JavaScript heap for each operation, when all is compiled and grown. A scavenge would hide some: there is none. */
-function allocations(): void {
-  console.log("\nheap allocated in steady state, bytes an operation (1 million extents):");
-  const { gc } = globalThis as { gc?: () => void };
-  if (gc === undefined) throw new Error("run with --v8-flags=--expose-gc (deno task bench:core)");
+/** Bytes of JavaScript heap that the engine allocates for each operation, when all is compiled and grown. */
+async function allocations(): Promise<void> {
+  console.log("\nheap allocated in core/ in steady state, bytes an operation (1 million extents):");
   const extents = 1_000_000;
   const dice = new Dice();
   for (const data_crc of [false, true]) {
     const rig = new EngineRig(extents, data_crc);
     rig.populate(extents);
     const offset = () => rig.blocks.at(dice.below(extents)) * BLOCK_BYTES;
+    const read = () => rig.read(offset(), BLOCK_BYTES);
+    const write = () => rig.write(offset(), BLOCK_BYTES);
     const kinds: [string, () => void][] = [
-      ["hit", () => rig.read(offset(), BLOCK_BYTES)],
-      ["overwrite", () => rig.write(offset(), BLOCK_BYTES)],
-      [
-        "70/30",
-        () =>
-          dice.below(10) < 7 ? rig.read(offset(), BLOCK_BYTES) : rig.write(offset(), BLOCK_BYTES),
-      ],
+      ["hit", read],
+      ["overwrite", write],
+      ["70/30", () => dice.below(10) < 7 ? read() : write()],
     ];
     for (const [name, act] of kinds) {
       for (let n = 0; n < ALLOCATION_OPS; n++) act();
-      gc();
-      const before = Deno.memoryUsage().heapUsed;
-      for (let n = 0; n < ALLOCATION_OPS; n++) act();
-      const bytes = (Deno.memoryUsage().heapUsed - before) / ALLOCATION_OPS;
-      console.log(`${name.padEnd(10)} data_crc ${String(data_crc).padEnd(5)} ${bytes.toFixed(2)}`);
+      const found = await allocatedIn("/core/", () => {
+        for (let n = 0; n < ALLOCATION_OPS; n++) act();
+      });
+      const [most] = [...found].sort(([, a], [, b]) => b - a);
+      const sum = found.values().reduce((sum, bytes) => sum + bytes, 0);
+      const each = (sum / ALLOCATION_OPS).toFixed(2);
+      const where = sum > 0 ? `most of it in ${most![0]}` : "";
+      console.log(`${name.padEnd(10)} data_crc ${String(data_crc).padEnd(5)} ${each} ${where}`);
     }
   }
 }
 
-function main(): void {
+async function main(): Promise<void> {
   const options = parseArgs(Deno.args, { string: ["extents"] });
   const sizes = options.extents === undefined ? SIZES : options.extents.split(",").map(Number);
   costs(SIZES[0]!, true); // so that the first row meets compiled code, as the others do
@@ -247,7 +247,7 @@ function main(): void {
   );
   writeBack();
   collect();
-  allocations();
+  await allocations();
 }
 
-main();
+await main();
