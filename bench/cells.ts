@@ -112,7 +112,19 @@ export const SKIPPED_CELLS = [{
     "this cell comes when it may be an NBD URI",
 }];
 
+/** Every name that `--only` can mean. */
+export const CELL_NAMES: readonly string[] = [
+  ...LOAD_CELLS.map(({ name }) => name),
+  ...SPECIAL_CELLS,
+  ...SKIPPED_CELLS.map(({ name }) => name),
+];
+
 /** The cells whose name holds one of the parts; all of them for no part. */
 export function chosen(names: readonly string[], only: readonly string[]): string[] {
   return names.filter((name) => only.length === 0 || only.some((part) => name.includes(part)));
+}
+
+/** The parts that no name holds. */
+export function unknownParts(names: readonly string[], only: readonly string[]): string[] {
+  return only.filter((part) => chosen(names, [part]).length === 0);
 }

@@ -1,14 +1,11 @@
 /** The table of cells. */
 
 import { assertEquals } from "@std/assert";
-import { chosen, LOAD_CELLS, SKIPPED_CELLS, SPECIAL_CELLS } from "./cells.ts";
+import { CELL_NAMES, chosen, LOAD_CELLS, unknownParts } from "./cells.ts";
 import { PEER_IDS } from "./contenders.ts";
 
-const NAMES = [...LOAD_CELLS.map((cell) => cell.name), ...SPECIAL_CELLS];
-
 Deno.test("names are different", () => {
-  const all = [...NAMES, ...SKIPPED_CELLS.map((cell) => cell.name)];
-  assertEquals(new Set(all).size, all.length);
+  assertEquals(new Set(CELL_NAMES).size, CELL_NAMES.length);
 });
 
 Deno.test("what a ratio needs is measured in its cell", () => {
@@ -20,10 +17,11 @@ Deno.test("what a ratio needs is measured in its cell", () => {
 });
 
 Deno.test("cells are chosen by parts of their names", () => {
-  assertEquals(chosen(NAMES, []), NAMES);
-  assertEquals(chosen(NAMES, ["randread-d1-"]), ["randread-d1-c1", "randread-d1-c4"]);
-  assertEquals(chosen(NAMES, ["flush", "idle"]), ["flush1", "flush32", "idle"]);
-  assertEquals(chosen(NAMES, ["nothing"]), []);
+  assertEquals(chosen(CELL_NAMES, []), CELL_NAMES);
+  assertEquals(chosen(CELL_NAMES, ["randread-d1-"]), ["randread-d1-c1", "randread-d1-c4"]);
+  assertEquals(chosen(CELL_NAMES, ["flush", "idle"]), ["flush1", "flush32", "idle"]);
+  assertEquals(chosen(CELL_NAMES, ["nothing"]), []);
+  assertEquals(unknownParts(CELL_NAMES, ["seq", "nothing", "d32"]), ["nothing"]);
 });
 
 Deno.test("peers are what others have made", () => {

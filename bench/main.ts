@@ -12,17 +12,19 @@ import { must } from "../tests/device.ts";
 import { stopTagged } from "../tests/leaks.ts";
 import { installPackages } from "../tests/packages.ts";
 import {
+  CELL_NAMES,
   chosen,
   LOAD_CELLS,
   type LoadCell,
   SKIPPED_CELLS,
   SPECIAL_CELLS,
   type SpecialCell,
+  unknownParts,
 } from "./cells.ts";
 import { chart } from "./chart.ts";
 import { type Contender, type ContenderId, type Place, startContender } from "./contenders.ts";
 import { fio, nbdJob } from "./fio.ts";
-import { type BenchOptions, parseOptions } from "./options.ts";
+import { type BenchOptions, OptionError, parseOptions } from "./options.ts";
 import { markdown } from "./report.ts";
 import { processSeconds } from "./processes.ts";
 import {
@@ -154,8 +156,11 @@ async function writeResults(results: Results): Promise<void> {
   await must(Deno.execPath(), "fmt", "--quiet", ...files);
 }
 
-async function main(): Promise<number> {
-  const options = parseOptions(Deno.args);
+async function main(options: BenchOptions): Promise<number> {
+  const unknown = unknownParts(CELL_NAMES, options.only);
+  if (unknown.length > 0) {
+    throw new OptionError(`--only ${unknown}: no cell's name holds that: ${CELL_NAMES.join(" ")}`);
+  }
   if (!installPackages(PACKAGES)) return 1;
   const place: Place = {
     disk_dir: Deno.makeTempDirSync({ dir: "/var/tmp", prefix: "pcache-bench-" }),
@@ -183,4 +188,10 @@ async function main(): Promise<number> {
   }
 }
 
-Deno.exit(await main());
+try {
+  Deno.exit(await main(parseOptions(Deno.args)));
+} catch (error) {
+  if (!(error instanceof OptionError)) throw error;
+  console.error(error.message);
+  Deno.exit(1);
+}

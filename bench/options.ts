@@ -17,13 +17,16 @@ export interface BenchOptions {
 
 export const USAGE = "deno task bench [--rounds N] [--seconds S] [--only CELL[,CELL...]]";
 
-/** Reads the arguments. Throws for what it does not know. */
+/** The arguments make no sense. */
+export class OptionError extends Error {}
+
+/** Reads the arguments. Throws `OptionError` for what it does not know. */
 export function parseOptions(args: string[]): BenchOptions {
   const parsed: Record<string, string> = parseArgs(args, {
     string: ["rounds", "seconds", "only"],
     default: { rounds: "5", seconds: "4", only: "" },
     unknown: (arg: string) => {
-      throw new Error(`${arg}: not an option of the bench: ${USAGE}`);
+      throw new OptionError(`${arg}: not an option of the bench: ${USAGE}`);
     },
   });
   return {
@@ -36,7 +39,7 @@ export function parseOptions(args: string[]): BenchOptions {
 function positive(name: string, text: string): number {
   const value = Number(text);
   if (!/^\d+$/.test(text) || value < 1) {
-    throw new Error(`--${name} ${text}: a whole number from 1 on is wanted: ${USAGE}`);
+    throw new OptionError(`--${name} ${text}: a whole number from 1 on is wanted: ${USAGE}`);
   }
   return value;
 }

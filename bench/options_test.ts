@@ -1,7 +1,7 @@
 /** The bench's options. */
 
 import { assertEquals, assertThrows } from "@std/assert";
-import { parseOptions } from "./options.ts";
+import { OptionError, parseOptions } from "./options.ts";
 
 Deno.test("nothing asked for: everything, five rounds", () => {
   assertEquals(parseOptions([]), { rounds: 5, seconds: 4, only: [] });
@@ -13,9 +13,9 @@ Deno.test("a short run", () => {
 });
 
 Deno.test("what is not known is refused", () => {
-  assertThrows(() => parseOptions(["--round", "1"]), Error, "--round");
-  assertThrows(() => parseOptions(["randread"]), Error, "randread");
+  assertThrows(() => parseOptions(["--round", "1"]), OptionError, "--round");
+  assertThrows(() => parseOptions(["randread"]), OptionError, "randread");
   for (const bad of ["0", "-1", "1.5", "x", ""]) {
-    assertThrows(() => parseOptions([`--rounds=${bad}`]), Error, "--rounds");
+    assertThrows(() => parseOptions([`--rounds=${bad}`]), OptionError, "--rounds");
   }
 });
