@@ -8,7 +8,7 @@
  * @module
  */
 
-import { Engine, LIMITS, type Limits } from "../core/engine.ts";
+import { Engine, LIMITS, type Limits, type Status } from "../core/engine.ts";
 import type { Geometry } from "../core/format.ts";
 import { inspectCache, prepareCache } from "../core/media.ts";
 import { Model, type ModelRead, type ModelWrite } from "./model.ts";
@@ -463,8 +463,21 @@ export class Simulation {
     this.runUntil("the engine is closed", () => this.engine.isClosed());
     this.model.quiet();
     this.backing.abandon();
+    const before = this.engine.status();
     this.#reopen();
+    this.#checkPositions(before);
     this.seen.clean_reopens++;
+  }
+
+  /** A log that was closed is found as it was left: no older kset behind its head, no other tails. */
+  #checkPositions(before: Status): void {
+    const after = this.engine.status();
+    for (const place of ["key_head", "dirty_tail", "key_tail"] as const) {
+      const [was, is] = [before[place], after[place]];
+      if (was.seg !== is.seg || was.off !== is.off) {
+        throw new Error(`re-opened: ${place} is ${is.seg}:${is.off}, wanted ${was.seg}:${was.off}`);
+      }
+    }
   }
 
   /** The process is killed: what it had stored stays. A copy is opened and read first, then the cache itself. */
