@@ -36,8 +36,12 @@ import { type Gather, MAX_GATHER } from "./platform.ts";
 import { SlotPool } from "./slot_pool.ts";
 import type { EngineState } from "./state.ts";
 
-/** Most ksets in a batch. */
-export const BATCH_KSETS = 64;
+/**
+ * Most ksets in a batch, and most keys: whichever comes first. Where each write is flushed a kset holds one key, and every batch costs a
+ * flush of the backing device: few ksets would make many of these.
+ */
+export const BATCH_KSETS = 1024;
+const BATCH_KEYS = 64 * KSET_MAX_KEYS;
 /** More than a data area has sectors. */
 const MAX_PLACES = 1 << 15;
 /** Longest merged write, in sectors: 1 MiB. */
@@ -141,7 +145,7 @@ export class WriteBack {
   /** `batch_ksets`: most ksets in a batch. */
   constructor(state: EngineState, batch_ksets: number) {
     this.#batch_ksets = batch_ksets;
-    this.#batch_keys = batch_ksets * KSET_MAX_KEYS;
+    this.#batch_keys = Math.min(batch_ksets * KSET_MAX_KEYS, BATCH_KEYS);
     this.#keys = new Uint32Array(this.#batch_keys * KEY_WORDS);
     this.#order = new Float64Array(this.#batch_keys);
     this.#state = state;
@@ -238,17 +242,21 @@ export class WriteBack {
     this.#key_count = 0;
     this.#failed = [];
     this.#written_bytes = 0;
-    let ksets = 0;
-    for (; ksets < this.#batch_ksets && this.#hasMore(); ksets++) {
+    for (let ksets = 0; this.#hasRoomFor(ksets) && this.#hasMore(); ksets++) {
       const kind = reader.reread();
       if (kind === LOG_END) return this.#state.failLog();
       if (kind === LOG_KEYS) this.#collectKeys();
       reader.advance(kind);
     }
-    this.#was_full = ksets === this.#batch_ksets;
+    this.#was_full = this.#hasMore();
     this.#sort();
     this.#stage = WRITING;
     return true;
+  }
+
+  /** Whether the batch, which has `ksets`, takes one more. */
+  #hasRoomFor(ksets: number): boolean {
+    return ksets < this.#batch_ksets && this.#key_count + KSET_MAX_KEYS <= this.#batch_keys;
   }
 
   #collectKeys(): void {

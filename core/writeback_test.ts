@@ -1,5 +1,6 @@
 /** Write-back, through the engine: what reaches the backing device, when, and in which order. */
 
+import { SmallDevice } from "../tests/small_device.ts";
 import { assert, assertEquals } from "@std/assert";
 import { content, HandDevice } from "../tests/hand_device.ts";
 import { Random, seedOr } from "../tests/random.ts";
@@ -265,4 +266,15 @@ Deno.test("at any moment the backing device holds a prefix of the log, give or t
     true,
     "each block once a batch",
   );
+});
+
+Deno.test("ksets of a single key each, as a flush after every write leaves them, go into one batch", () => {
+  const device = new SmallDevice({ cheap: true });
+  for (let i = 0; i < 200; i++) {
+    assertEquals(device.write(i * 8192, new Uint8Array(4096).fill(i)), 0);
+    assertEquals(device.flush(), 0);
+  }
+  device.drain();
+  assertEquals(device.engine.counters.writeback_batches, 1);
+  assertEquals(device.backing.ended.flush, 1);
 });
