@@ -11,10 +11,15 @@ import { fillFor } from "./random.ts";
 
 const CACHE_BYTES = 512 * MIB;
 
-/** The media a cache may lie on: a file, and what libpmem takes for persistent memory. */
-const MEDIA = [
-  { medium: "a file", options: {} },
-  { medium: "memory", options: { parent: "/dev/shm", env: { PMEM_IS_PMEM_FORCE: "1" } } },
+/** Ways to run a device: the medium of the cache, checksums or not, with io_uring and without. */
+const VARIANTS = [
+  { variant: "cache on a file", data_crc: true, options: {} },
+  {
+    variant: "cache on what libpmem takes for persistent memory, no checksums",
+    data_crc: false,
+    options: { parent: "/dev/shm", env: { PMEM_IS_PMEM_FORCE: "1" } },
+  },
+  { variant: "no io_uring", data_crc: true, options: { env: { PCACHE_LOOP: "poll" } } },
 ];
 
 /** A device named `d`. */
@@ -26,10 +31,10 @@ interface Served {
 }
 
 /** Makes device `d` with a backing file of `bytes`. */
-async function createDevice(rig: Rig, bytes: number): Promise<Served> {
+async function createDevice(rig: Rig, bytes: number, data_crc = true): Promise<Served> {
   const cache = rig.file("cache", CACHE_BYTES);
   const backing = rig.file("backing", bytes);
-  const table = `pcache ${cache} ${backing} 2 data_crc true`;
+  const table = `pcache ${cache} ${backing} 2 data_crc ${data_crc}`;
   await rig.ok("create", "d", "--table", table);
   return { uri: await rig.uri("d"), backing, table };
 }
@@ -158,10 +163,10 @@ Deno.test("qemu-img converts an image onto the device and finds it equal", async
   await must("qemu-img", "compare", "-f", "raw", "-F", "raw", await rig.uri("d"), content);
 });
 
-for (const { medium, options } of MEDIA) {
-  Deno.test(`fio verifies random mixed sizes, depth 32, four connections, cache on ${medium}`, async () => {
+for (const { variant, data_crc, options } of VARIANTS) {
+  Deno.test(`fio verifies random mixed sizes, depth 32, four connections, ${variant}`, async () => {
     await using rig = Rig.make(options);
-    const { uri } = await createDevice(rig, 1 * GIB);
+    const { uri } = await createDevice(rig, 1 * GIB, data_crc);
     const job = [
       ...["--name=verify", "--ioengine=nbd", `--uri=${uri}`, "--numjobs=4", "--iodepth=32"],
       ...["--size=128m", "--offset_increment=128m", "--bsrange=512-128k", "--randseed=7"],
