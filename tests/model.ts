@@ -88,12 +88,14 @@ export class Model {
   /** Writes since then, oldest first. */
   #history: ModelWrite[] = [];
   #clock = 0;
-  #next_id = 1;
+  #next_id: number;
   readonly #writes = new Set<ModelWrite>();
   readonly #reads = new Set<ModelRead>();
   readonly #contests = new Map<number, Contest>();
 
-  constructor(initial: Uint8Array) {
+  /** Writes are numbered from `first_id` on, and their number is what they write. */
+  constructor(initial: Uint8Array, first_id = 1) {
+    this.#next_id = first_id;
     this.bytes = initial.slice();
     this.#flushed = initial.slice();
   }

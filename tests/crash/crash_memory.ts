@@ -101,6 +101,7 @@ export class CrashMemory extends SimMemory {
   /** Takes over what is durable on `other`, which is of the same size, and nothing else. */
   loadDurable(other: CrashMemory): void {
     this.forget();
+    this.#epoch++;
     const is_same = this.#origin === other && this.#origin_epoch === other.#epoch;
     if (!is_same) {
       this.durable.set(other.durable);

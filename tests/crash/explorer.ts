@@ -21,6 +21,8 @@ import { perform, type Script, SEGMENT_BYTES, type Shape } from "./script.ts";
 const SECTOR = 512;
 const BUFFER_BYTES = 32 * 1024;
 const LIMITS = { requests: 32, pieces: 256, staged_keys: 256, batch_ksets: 3 };
+/** More than there are, so that no two lives write the same. */
+const WRITES_IN_A_LIFE = 1_000_000;
 /** Crashes one after another. */
 const MOST_CRASHES = 3;
 
@@ -269,7 +271,7 @@ export class Explorer {
       rule.check(content);
       return content;
     });
-    simulation.model = new Model(content);
+    simulation.model = new Model(content, 1 + crashes * WRITES_IN_A_LIFE);
     simulation.changeMood();
     if (was_killed) {
       // What was read is not durable yet; it is when a flush is answered.

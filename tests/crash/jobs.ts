@@ -61,7 +61,11 @@ export function noCounts(): Counts {
 }
 
 /** Does a job, or as much of it as there is time for: `until` is asked now and then. */
-export function doJob(job: Job, until: () => boolean = () => false): Outcome {
+export function doJob(
+  job: Job,
+  until: () => boolean = () => false,
+  is_hunt = false,
+): Outcome {
   const counts = noCounts();
   const tally = newTally();
   let name: string = job.kind;
@@ -86,7 +90,7 @@ export function doJob(job: Job, until: () => boolean = () => false): Outcome {
     }
   } catch (error) {
     if (!(error instanceof Violation)) throw error;
-    const shortest = script === undefined ? undefined : shorten(script, job, error.check);
+    const shortest = script && !is_hunt ? shorten(script, job, error.check) : script;
     failure = { check: error.check, message: traceOf(error), script: show(shortest) };
   }
   const { repeated, points, exhausted, operations, kills } = tally;

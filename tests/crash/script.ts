@@ -180,6 +180,15 @@ function onBoth(
   }));
 }
 
+/** One sector, one key, one kset. */
+function fuaSingles(count: number): Operation[] {
+  const operations: Operation[] = [];
+  for (let i = 0; i < count; i++) {
+    operations.push({ do: "write", at: i % 32, sectors: 1, fua: true }, { do: "settle" });
+  }
+  return operations;
+}
+
 /** Fills one log segment but for its last kset: three of 128 keys. */
 const ALMOST_A_SEGMENT: Operation[] = repeat(3, ...singles(128), ...FLUSH);
 
@@ -335,6 +344,22 @@ export const SCRIPTS: readonly Script[] = [
     ...FLUSH,
     { do: "drain" },
   ]),
+  // With eleven segments the log comes back to a segment before data does: 311 old ksets stand behind its key head, each
+  // where a new one will end, and a last kset behind them. The 646th write is the first one there.
+  ...onBoth("old ksets behind the key head", [
+    { do: "gc_percent", percent: 0 },
+    ...repeat(32, ...fuaSingles(20), { do: "drain" }),
+    ...fuaSingles(3),
+    EXPLORE,
+    ...fuaSingles(6),
+    { do: "drain" },
+  ], { segments: 11, device_sectors: 32 }),
+  ...onBoth("sequence numbers wrap", [
+    { do: "gc_percent", percent: 0 },
+    ...repeat(250, { do: "write", at: 3, sectors: 1 }, { do: "drain" }),
+    EXPLORE,
+    ...repeat(8, { do: "write", at: 2, sectors: 3 }, { do: "drain" }),
+  ], { device_sectors: 16 }),
   ...onBoth("the log goes round", [
     { do: "gc_percent", percent: 0 },
     ...repeat(4, ...ALMOST_A_SEGMENT, { do: "drain" }),

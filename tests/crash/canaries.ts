@@ -1,0 +1,230 @@
+/**
+ * Canaries: bugs put into a copy of the core, one at a time, each of which the suite must catch. A canary that survives is
+ * a hole in the suite.
+ *
+ * @module
+ */
+
+import type { Job } from "./jobs.ts";
+import { SCRIPTS } from "./script.ts";
+
+/** A seeded bug. */
+export interface Canary {
+  readonly name: string;
+  /** File in core/. */
+  readonly file: string;
+  /** Text that stands there once, and what it becomes. */
+  readonly find: string;
+  readonly replace: string;
+}
+
+export const CANARIES: readonly Canary[] = [
+  {
+    name: "a kset is stored before the barrier that makes its data durable",
+    file: "log.ts",
+    find:
+      "    if (!this.#barriers.isDone(this.#barrier)) return false;\n    if (this.#state === MARKING)",
+    replace:
+      "    if (this.#state !== MARKING && !this.#barriers.isDone(this.#barrier)) return false;\n" +
+      "    if (this.#state === MARKING)",
+  },
+  {
+    name: "a flush is answered when its keys are staged",
+    file: "flushes.ts",
+    find: "const is_durable = log.durable >= requests.log_target[slot]!;",
+    replace: "const is_durable = log.appended >= requests.log_target[slot]!;",
+  },
+  {
+    name: "a flush is answered when its ksets are stored, without the last barrier",
+    file: "log.ts",
+    find: "    this.#barrier = this.#barriers.cover();\n    this.#state = STORING;",
+    replace: "    this.#barrier = 0;\n    this.#state = STORING;",
+  },
+  {
+    name: "data is not persisted",
+    file: "state.ts",
+    find: "    this.memory.persist(addr, len_bytes);\n",
+    replace: "",
+  },
+  {
+    name: "a kset is not persisted",
+    file: "log.ts",
+    find: "    this.#memory.persist(addr, len_bytes);\n",
+    replace: "    if (bytes === END_MARK) this.#memory.persist(addr, len_bytes);\n",
+  },
+  {
+    name: "the end mark behind a kset is left out",
+    file: "log.ts",
+    find: "      off += ksetBytes(keys);\n      this.#mark(seg, off);\n",
+    replace: "      off += ksetBytes(keys);\n",
+  },
+  {
+    name: "the segment that the log goes on in is not cleared first",
+    file: "log.ts",
+    find: "        off = 0;\n        this.#mark(seg, off);\n",
+    replace: "        off = 0;\n",
+  },
+  {
+    name: "no room is left for a last kset",
+    file: "log.ts",
+    find: "if (off + ksetBytes(keys) + KSET_HEADER_BYTES > this.#cache.data_bytes) {",
+    replace: "if (off + ksetBytes(keys) > this.#cache.data_bytes) {",
+  },
+  {
+    name: "references are dropped before the key tail is durable",
+    file: "gc.ts",
+    find: "if (!this.#state.barriers.isDone(this.#tail_barrier)) return freed;",
+    replace: "",
+  },
+  {
+    name: "a segment is free before its new generation is durable",
+    file: "gc.ts",
+    find: "if (!barriers.isDone(this.#free_barrier)) return false;",
+    replace: "",
+  },
+  {
+    name: "GC goes past the durable dirty tail",
+    file: "gc.ts",
+    find: "      if (reader.seg === dirty_seg && reader.off === dirty_off) break;\n",
+    replace:
+      "      if (reader.seg === this.#state.log.head_seg && reader.off === this.#state.log.head_off) break;\n",
+  },
+  {
+    name: "a freed segment keeps its generation",
+    file: "segments.ts",
+    find: "    this.#generations.bump(seg);\n",
+    replace: "",
+  },
+  {
+    name: "replay does not look at generations",
+    file: "replay.ts",
+    find: "  if (gen < current) return",
+    replace: "  if (gen < -1) return",
+  },
+  {
+    name: "the newest slot of a tail is overwritten",
+    file: "slots.ts",
+    find:
+      "    this.#slot = this.#slot === 0 ? 1 : 0;\n    this.#codec.write(this.#memory, this.#addr, this.#slot, this.#seq);",
+    replace:
+      "    this.#slot = this.#slot === 1 ? 1 : 0;\n    this.#codec.write(this.#memory, this.#addr, this.#slot, this.#seq);",
+  },
+  {
+    name: "the newest slot of a generation is overwritten",
+    file: "slots.ts",
+    find: "    this.#slots[seg] = this.#slots[seg] === 0 ? 1 : 0;\n",
+    replace: "    this.#slots[seg] = this.#slots[seg] === 1 ? 1 : 0;\n",
+  },
+  {
+    name: "a stored gc_percent does not wait for the one before it",
+    file: "engine.ts",
+    find: "    if (!this.#state.barriers.isDone(this.#info_barrier)) return false;\n",
+    replace: "",
+  },
+  {
+    name: "sequence numbers do not wrap",
+    file: "slots.ts",
+    find: "  return ((a - b) << 24 >> 24) > 0;",
+    replace: "  return a > b;",
+  },
+  {
+    name: "the dirty tail moves without a flush of the backing device",
+    file: "writeback.ts",
+    find: "    if (this.#written_bytes > 0) {\n      this.#stage = FLUSHING;",
+    replace: "    if (this.#written_bytes < 0) {\n      this.#stage = FLUSHING;",
+  },
+  {
+    name: "a batch is over before its dirty tail is durable",
+    file: "writeback.ts",
+    find:
+      "    if (!this.#state.barriers.isDone(this.#barrier)) return false;\n    const { counters, now_ms }",
+    replace: "    const { counters, now_ms }",
+  },
+  {
+    name: "write-back writes the oldest version of a batch",
+    file: "writeback.ts",
+    find: "    this.#order.subarray(0, this.#key_count).sort();\n    this.#next_key",
+    replace: "    this.#order.subarray(0, this.#key_count).sort().reverse();\n    this.#next_key",
+  },
+  {
+    name: "a fill is stored over a newer write",
+    file: "fills.ts",
+    find: "this.#storeRange(fill, start, stop - start);",
+    replace: "this.#storeRange(fill, this.#sector[fill]!, this.#sectors[fill]!);",
+  },
+  {
+    name: "init done is written before the rest of a format is durable",
+    file: "media.ts",
+    find: "  formatSegments(memory, cache);\n  memory.barrierSync();\n",
+    replace: "  formatSegments(memory, cache);\n",
+  },
+  {
+    name: "opening a cache does not make durable what a killed process had stored",
+    file: "replay.ts",
+    find: "  memory.barrierSync();\n",
+    replace: "",
+  },
+];
+
+/** How a canary was caught. */
+export interface Catch {
+  readonly check: string;
+  readonly script: string;
+}
+
+const ROOT = new URL("../../", import.meta.url).pathname;
+/** What the suite is made of. */
+const FOLDERS = ["core", "tests", "tests/crash"];
+
+/**
+ * Lets the suite look for the canary, in a copy of the repository that has it. Null: it survived.
+ * Throws when the text that it changes is not in the core any more.
+ */
+export async function releaseCanary(canary: Canary, limit_ms: number): Promise<Catch | null> {
+  const dir = Deno.makeTempDirSync({ prefix: "canary-" });
+  try {
+    for (const folder of FOLDERS) copyFolder(folder, dir);
+    const path = `${dir}/core/${canary.file}`;
+    const text = Deno.readTextFileSync(path);
+    if (text.split(canary.find).length !== 2) {
+      throw new Error(
+        `canary "${canary.name}": core/${canary.file} must hold this once:\n${canary.find}`,
+      );
+    }
+    Deno.writeTextFileSync(path, text.replace(canary.find, () => canary.replace));
+    const { stdout, stderr, success } = await new Deno.Command(Deno.execPath(), {
+      args: [
+        ...["run", "-A", "--no-prompt", "--no-check", "--no-config"],
+        ...[`${dir}/tests/crash/hunt.ts`, String(limit_ms)],
+      ],
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+    }).output();
+    const text_out = new TextDecoder().decode(stdout);
+    if (!success) throw new Error(`${canary.name}: ${new TextDecoder().decode(stderr)}`);
+    return JSON.parse(text_out) as Catch | null;
+  } finally {
+    Deno.removeSync(dir, { recursive: true });
+  }
+}
+
+function copyFolder(folder: string, dir: string): void {
+  Deno.mkdirSync(`${dir}/${folder}`, { recursive: true });
+  for (const { name, isFile } of Deno.readDirSync(ROOT + folder)) {
+    if (isFile && name.endsWith(".ts") && !name.endsWith("_test.ts")) {
+      Deno.copyFileSync(`${ROOT}${folder}/${name}`, `${dir}/${folder}/${name}`);
+    }
+  }
+}
+
+/** The jobs of a hunt: few states everywhere first, then more. */
+export function* huntJobs(): Generator<Job> {
+  for (const most of [8, 64, 512]) {
+    for (let index = 0; index < SCRIPTS.length; index++) {
+      yield { kind: "script", index, seed: most, most };
+    }
+    for (let seed = 1; seed <= 40; seed++) yield { kind: "random", seed: most + seed, most };
+    yield { kind: "faults", seed: most };
+  }
+}
