@@ -33,6 +33,7 @@ for (let i = 0; i < 16; i++) {
       data_crc: i % 8 < 4,
       barriers_are_asynchronous: i < 8,
       barrier_is_cheap: i >= 12,
+      backing_fails: i % 5 === 1,
     },
   });
 }
