@@ -50,6 +50,8 @@ export class Violation extends Error {
 export interface Tally {
   /** Hashes of the states looked at. */
   readonly seen: Set<number>;
+  /** Hashes of what came out of their recovery. */
+  readonly lived: Set<number>;
   /** States made that had been seen before. */
   repeated: number;
   /** Moments at which states were made, and at how many of them that was all there are. */
@@ -61,7 +63,15 @@ export interface Tally {
 }
 
 export function newTally(): Tally {
-  return { seen: new Set(), repeated: 0, points: 0, exhausted: 0, operations: 0, kills: 0 };
+  return {
+    seen: new Set(),
+    lived: new Set(),
+    repeated: 0,
+    points: 0,
+    exhausted: 0,
+    operations: 0,
+    kills: 0,
+  };
 }
 
 /** One run of the engine on a lab, from its opening to a crash. */
@@ -212,6 +222,28 @@ export class Explorer {
     this.#tally.kills++;
   }
 
+  /**
+   * Whether the life is to go on. States that differ only in what no one reads come out of recovery the same: the first
+   * of them lives on, and one in eight of the others, since what is behind the key head may matter later.
+   */
+  #isToLive({ engine }: Simulation, backing: CrashBacking, was_killed: boolean): boolean {
+    let hash = backing.hash_a ^ Math.imul(backing.hash_b, 0x85ebca6b);
+    const mix = (value: number) => hash = Math.imul(hash ^ value, 0x9e3779b1) ^ (hash >>> 15);
+    const { segs_used, gc_percent, key_head, dirty_tail, key_tail } = engine.status();
+    mix(segs_used);
+    mix(gc_percent);
+    for (const { seg, off } of [key_head, dirty_tail, key_tail]) mix(seg * 65536 + off);
+    engine.index.forEach((sector, extent) => {
+      const { index } = engine;
+      mix(sector * 256 + index.sectors(extent));
+      mix(index.segment(extent) * 256 + index.place(extent));
+      mix(index.isClean(extent) ? 1 : 0);
+    });
+    const is_new = !this.#tally.lived.has(hash);
+    this.#tally.lived.add(hash);
+    return is_new || was_killed || this.#random.chance(1 / 8);
+  }
+
   /** Whether the state in the lab was not seen before; it is from now on. */
   #isNew({ memory, backing }: Lab): boolean {
     const a = memory.hash_a ^ Math.imul(backing.hash_a, 0x9e3779b1);
@@ -233,6 +265,8 @@ export class Explorer {
    * - "content": every sector is the last flushed one or a later one;
    * - "write-back", "stable": with or without new requests, everything comes to the backing device, and reads as before;
    * - and all that again after a crash at a moment of this life.
+   *
+   * The last two are for lives: see `#isToLive`.
    */
   #check(crashes: number, { rule, history, was_new, was_killed }: NextCrash): void {
     const lab = this.#labs[crashes]!;
@@ -271,6 +305,7 @@ export class Explorer {
       rule.check(content);
       return content;
     });
+    if (!this.#isToLive(simulation, backing, was_killed)) return;
     simulation.model = new Model(content, 1 + crashes * WRITES_IN_A_LIFE);
     simulation.changeMood();
     if (was_killed) {
