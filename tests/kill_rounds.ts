@@ -1,0 +1,192 @@
+/**
+ * Real kills: the device's process is killed with SIGKILL at a random moment under load, created again, and every sector
+ * read: it must hold its last flushed version or a later one.
+ *
+ * @module
+ */
+
+import { isRunning, MIB, Rig, until } from "./device.ts";
+import { NbdBroken, NbdClient } from "./nbd_client.ts";
+import { Random } from "./random.ts";
+
+const SECTOR = 512;
+const SECTOR_WORDS = SECTOR / 4;
+const DEVICE_BYTES = 8 * MIB;
+const SECTORS = DEVICE_BYTES / SECTOR;
+const CACHE_BYTES = 512 * MIB;
+const CONNECTIONS = 3;
+const DEPTH = 8;
+const MOST_SECTORS = 64;
+const READ_BYTES = 1 * MIB;
+/** The longest that a process lives under load. */
+const MOST_LIFE_MS = 400;
+
+/** What the rounds have seen. */
+export interface KillCounts {
+  rounds: number;
+  writes: number;
+  flushes: number;
+  /** Sectors that held a version that had not been flushed when the process was killed. */
+  later: number;
+}
+
+/** What each sector holds, or may hold. */
+class Sectors {
+  /** The version that the last answered flush covers, or that was seen after a kill. */
+  readonly flushed = new Uint32Array(SECTORS);
+  /** The newest version that was answered. */
+  readonly answered = new Uint32Array(SECTORS);
+  /** The newest version that was sent. */
+  readonly sent = new Uint32Array(SECTORS);
+  /** True while a request uses the sector, so that versions come in order. */
+  readonly busy = new Uint8Array(SECTORS);
+  version = 0;
+
+  /** Takes a range that no request uses, for a new version. */
+  take(random: Random): { first: number; bytes: Uint8Array<ArrayBuffer>; version: number } {
+    for (;;) {
+      const count = random.between(1, MOST_SECTORS);
+      const first = random.below(SECTORS - count + 1);
+      if (this.busy.subarray(first, first + count).some((busy) => busy !== 0)) continue;
+      this.busy.fill(1, first, first + count);
+      const version = ++this.version;
+      this.sent.fill(version, first, first + count);
+      const bytes = new Uint8Array(count * SECTOR);
+      for (let i = 0; i < count; i++) {
+        stamp(bytes.subarray(i * SECTOR, (i + 1) * SECTOR), first + i, version);
+      }
+      return { first, bytes, version };
+    }
+  }
+
+  /** Throws unless the bytes, read after a kill from sector `first` on, are allowed. Takes them over. Returns how many were later. */
+  adopt(first: number, bytes: Uint8Array<ArrayBuffer>, what: string): number {
+    const wanted = new Uint8Array(SECTOR);
+    let later = 0;
+    for (let i = 0; i < bytes.length / SECTOR; i++) {
+      const sector = first + i;
+      const seen = bytes.subarray(i * SECTOR, (i + 1) * SECTOR);
+      const version = new Uint32Array(seen.buffer, seen.byteOffset, SECTOR_WORDS)[1]!;
+      stamp(wanted, sector, version);
+      const flushed = this.flushed[sector]!;
+      // No two requests use a sector at once, so later versions are newer numbers, and each was sent.
+      const is_whole = seen.every((byte, at) => byte === wanted[at]);
+      if (!is_whole || version < flushed || version > this.sent[sector]!) {
+        throw new Error(
+          `${what}: sector ${sector} holds version ${version}${is_whole ? "" : ", torn"}, but ` +
+            `${flushed} was flushed and ${this.sent[sector]} is the last one that was sent`,
+        );
+      }
+      if (version > flushed) later++;
+      this.flushed[sector] = this.answered[sector] = this.sent[sector] = version;
+    }
+    return later;
+  }
+}
+
+/** What a sector of a version holds; version 0 is zeros. */
+function stamp(bytes: Uint8Array, sector: number, version: number): void {
+  if (version === 0) {
+    bytes.fill(0);
+    return;
+  }
+  const words = new Uint32Array(bytes.buffer, bytes.byteOffset, SECTOR_WORDS);
+  const mixed = Math.imul(sector ^ Math.imul(version, 0x85ebca6b), 0x9e3779b1);
+  for (let i = 0; i < SECTOR_WORDS; i++) words[i] = Math.imul(mixed + i, 0xc2b2ae35);
+  words[0] = sector;
+  words[1] = version;
+}
+
+/** Kills a device `rounds` times; its files lie in the folder `parent`, or where temporary files go. */
+export async function killRounds(
+  rounds: number,
+  seed: number,
+  parent: string | undefined,
+  tell: (line: string) => void = () => {},
+): Promise<KillCounts> {
+  await using rig = Rig.make(parent === undefined ? {} : { parent });
+  const table = `pcache ${rig.file("cache", CACHE_BYTES)} ${rig.file("backing", DEVICE_BYTES)}`;
+  const random = new Random(seed);
+  const sectors = new Sectors();
+  const counts: KillCounts = { rounds: 0, writes: 0, flushes: 0, later: 0 };
+  for (; counts.rounds < rounds; counts.rounds++) {
+    const what = `seed ${seed}, round ${counts.rounds}`;
+    await rig.ok("create", "d", "--table", table);
+    const uri = await rig.uri("d");
+    await verify(uri, sectors, counts, what);
+    await killUnderLoad(await rig.pid("d"), uri, random, sectors, counts);
+    if (counts.rounds % 10 === 9) tell(`${what}: ${JSON.stringify(counts)}`);
+  }
+  await rig.ok("create", "d", "--table", table);
+  await verify(await rig.uri("d"), sectors, counts, `seed ${seed}, at the end`);
+  await rig.ok("remove", "--flush", "d");
+  return counts;
+}
+
+/** Reads the whole device, and flushes it: what was seen must stay. */
+async function verify(
+  uri: string,
+  sectors: Sectors,
+  counts: KillCounts,
+  what: string,
+): Promise<void> {
+  const client = await NbdClient.connect(uri);
+  for (let off = 0; off < DEVICE_BYTES; off += READ_BYTES) {
+    counts.later += sectors.adopt(off / SECTOR, await client.read(off, READ_BYTES), what);
+  }
+  await client.flush();
+  await client.close();
+}
+
+async function killUnderLoad(
+  pid: number,
+  uri: string,
+  random: Random,
+  sectors: Sectors,
+  counts: KillCounts,
+): Promise<void> {
+  const clients: NbdClient[] = [];
+  for (let i = 0; i < CONNECTIONS; i++) clients.push(await NbdClient.connect(uri));
+  const loops = clients.flatMap((client) =>
+    Array.from({ length: DEPTH }, () => load(client, random, sectors, counts))
+  );
+  await new Promise((wake) => setTimeout(wake, random.below(MOST_LIFE_MS)));
+  Deno.kill(pid, "SIGKILL");
+  await Promise.all(loops);
+  await until(`process ${pid} is gone`, () => !isRunning(pid));
+  sectors.busy.fill(0);
+}
+
+/** Writes and flushes until the connection breaks. */
+async function load(
+  client: NbdClient,
+  random: Random,
+  sectors: Sectors,
+  counts: KillCounts,
+): Promise<void> {
+  try {
+    for (;;) {
+      if (random.chance(0.05)) {
+        const covered = sectors.answered.slice();
+        await client.flush();
+        counts.flushes++;
+        for (let i = 0; i < SECTORS; i++) {
+          if (covered[i]! > sectors.flushed[i]!) sectors.flushed[i] = covered[i]!;
+        }
+        continue;
+      }
+      const { first, bytes, version } = sectors.take(random);
+      const count = bytes.length / SECTOR;
+      const fua = random.chance(0.05);
+      await client.write(first * SECTOR, bytes, { fua });
+      counts.writes++;
+      sectors.answered.fill(version, first, first + count);
+      if (fua) sectors.flushed.fill(version, first, first + count);
+      sectors.busy.fill(0, first, first + count);
+    }
+  } catch (error) {
+    const { BrokenPipe, ConnectionReset } = Deno.errors;
+    const is_broken = [NbdBroken, BrokenPipe, ConnectionReset].some((of) => error instanceof of);
+    if (!is_broken) throw error;
+  }
+}
