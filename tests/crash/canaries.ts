@@ -77,12 +77,6 @@ export const CANARIES: readonly Canary[] = [
     replace: "",
   },
   {
-    name: "a segment is free before its new generation is durable",
-    file: "gc.ts",
-    find: "if (!barriers.isDone(this.#free_barrier)) return false;",
-    replace: "",
-  },
-  {
     name: "GC goes past the durable dirty tail",
     file: "gc.ts",
     find: "      if (reader.seg === dirty_seg && reader.off === dirty_off) break;\n",
@@ -96,10 +90,17 @@ export const CANARIES: readonly Canary[] = [
     replace: "",
   },
   {
-    name: "replay does not look at generations",
-    file: "replay.ts",
-    find: "  if (gen < current) return",
-    replace: "  if (gen < -1) return",
+    name: "what lay in a freed segment still counts",
+    file: "extent_index.ts",
+    find: "return words[extent + 3]! === this.#generations.low(seg_flags & SEGMENT_MASK);",
+    replace: "return this.#generations.low(seg_flags & SEGMENT_MASK) >= 0;",
+  },
+  {
+    name: "a copy of a duplicated structure is not persisted",
+    file: "slots.ts",
+    find:
+      "    memory.write(slot_addr, bytes, len_bytes);\n    memory.persist(slot_addr, len_bytes);\n  }\n\n  /** Clears both",
+    replace: "    memory.write(slot_addr, bytes, len_bytes);\n  }\n\n  /** Clears both",
   },
   {
     name: "the newest slot of a tail is overwritten",
@@ -108,12 +109,6 @@ export const CANARIES: readonly Canary[] = [
       "    this.#slot = this.#slot === 0 ? 1 : 0;\n    this.#codec.write(this.#memory, this.#addr, this.#slot, this.#seq);",
     replace:
       "    this.#slot = this.#slot === 1 ? 1 : 0;\n    this.#codec.write(this.#memory, this.#addr, this.#slot, this.#seq);",
-  },
-  {
-    name: "the newest slot of a generation is overwritten",
-    file: "slots.ts",
-    find: "    this.#slots[seg] = this.#slots[seg] === 0 ? 1 : 0;\n",
-    replace: "    this.#slots[seg] = this.#slots[seg] === 1 ? 1 : 0;\n",
   },
   {
     name: "a stored gc_percent does not wait for the one before it",

@@ -344,6 +344,19 @@ export const SCRIPTS: readonly Script[] = [
     ...FLUSH,
     { do: "drain" },
   ]),
+  {
+    name: "gc_percent is changed again while it is being stored",
+    shape: shape("pmem", 7, 16, true, true),
+    operations: [
+      EXPLORE,
+      ...[5, 6, 7].map((percent): Operation => ({ do: "gc_percent", percent })),
+      { do: "barrier" },
+      ...[8, 9].map((percent): Operation => ({ do: "gc_percent", percent })),
+      { do: "barrier" },
+      { do: "barrier" },
+      ...FLUSH,
+    ],
+  },
   // With eleven segments the log comes back to a segment before data does: 311 old ksets stand behind its key head, each
   // where a new one will end, and a last kset behind them. The 646th write is the first one there.
   ...onBoth("old ksets behind the key head", [
