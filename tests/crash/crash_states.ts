@@ -99,7 +99,7 @@ export class CrashStates {
       return true;
     }
     let made = 0;
-    if (this.#memory.medium === "pmem" && 2 ** this.#lines <= most / 2) {
+    if (this.#memory.medium === "pmem" && 2 ** this.#lines <= most) {
       for (; made < 2 ** this.#lines; made++) {
         this.#chooseSeeded(0.5);
         for (let i = 0; i < this.#memory.count; i++) {
@@ -111,7 +111,7 @@ export class CrashStates {
         visit();
       }
     }
-    for (; made < most; made++) {
+    for (most = Math.max(most, made + most / 4); made < most; made++) {
       this.makeOne(lab);
       visit();
     }
