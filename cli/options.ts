@@ -8,7 +8,7 @@ import { parseArgs } from "@std/cli/parse-args";
 import { UsageError } from "./failure.ts";
 
 /** The options that are on or off, and their letters. */
-const FLAGS = {
+export const FLAGS = {
   flush: "",
   format: "",
   help: "h",
@@ -21,7 +21,7 @@ const FLAGS = {
 } as const;
 
 /** The options that take a value, and their letters. */
-const VALUES = {
+export const VALUES = {
   listen: "",
   options: "o",
   table: "",
