@@ -49,9 +49,10 @@ export async function launch(
   }
 }
 
-/** The same program again. A compiled one is its own main module, from source Deno has to be told. */
+/** The same program again. One file (pack/) is its own main module, from source Deno has to be told. */
 function start() {
-  const args = Deno.build.standalone
+  const is_one_file = Deno.build.standalone || Deno.mainModule.startsWith("data:");
+  const args = is_one_file
     ? [DEVICE_PROCESS]
     : ["run", "--allow-all", "--no-prompt", "--quiet", Deno.mainModule, DEVICE_PROCESS];
   return new Deno.Command(Deno.execPath(), {

@@ -47,4 +47,4 @@ async function start(): Promise<number> {
   return await runDeviceProcess() ? EXIT_OK : EXIT_FAILED;
 }
 
-if (import.meta.main) Deno.exit(await start());
+if (import.meta.main) start().then(Deno.exit); // pack/ makes a script of this: no await at the top

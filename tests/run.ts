@@ -35,7 +35,7 @@ function testFiles(): string[] {
       else if (entry.name.endsWith("_test.ts")) found.push(path);
     }
   };
-  for (const folder of ["core", "io", "cli", "tests", "bench"]) walk(folder);
+  for (const folder of ["core", "io", "cli", "pack", "tests", "bench"]) walk(folder);
   const rank = (path: string) =>
     (LONG_FILES.indexOf(path) + LONG_FILES.length + 1) % (LONG_FILES.length + 1);
   return found.sort((a, b) => rank(a) - rank(b) || (a < b ? -1 : 1));
