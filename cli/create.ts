@@ -7,21 +7,82 @@
 import { CacheError } from "../core/errors.ts";
 import { MAX_TABLE_CHARS, parseTable, type Table, type TableSource } from "../core/table.ts";
 import { absolutePath, checkName, checkUuid, runRoot } from "../io/run_dir.ts";
+import { parseConcise } from "./concise.ts";
+import { MAJOR } from "./device_fields.ts";
 import type { Order } from "./device_process.ts";
 import { failedOn, UsageError } from "./failure.ts";
+import { showVerbose } from "./info.ts";
 import { launch } from "./launch.ts";
-import type { Options } from "./options.ts";
+import type { OptionName, Options } from "./options.ts";
 import { warn } from "./output.ts";
 
 /** `create NAME [FILE]`: returns when the device answers; on failure nothing is left behind. */
 export async function run(args: string[], options: Options): Promise<boolean> {
+  if (options.concise) return await createConcise(args, options);
   const [name, table_path] = args;
   if (name === undefined) throw new CacheError("Please provide a name for the new device.");
   checkName(name);
   if (options.uuid !== undefined) checkUuid(options.uuid);
-  const listen = options.listen === undefined ? null : parseListen(options.listen);
-  const table = await readTable(table_path, options.table);
-  const order = makeOrder(name, table, listen, options);
+  await create({
+    name,
+    uuid: options.uuid ?? "",
+    minor: parseMinor(options),
+    read_only: options.readonly === true,
+    table: await readTable(table_path, options.table),
+  }, options);
+  await showVerbose("create", name, options);
+  return true;
+}
+
+/** What is to be created, whichever way it was said. */
+interface NewDevice {
+  readonly name: string;
+  readonly uuid: string;
+  readonly minor: number | null;
+  readonly read_only: boolean;
+  readonly table: Table;
+}
+
+/** `create --concise [DEVICES]`: one after another; the first that fails ends it. */
+async function createConcise(args: string[], options: Options): Promise<boolean> {
+  if (args.length > 1) throw new CacheError("pcache create --concise takes at most one argument");
+  if (CONCISE_EXCLUDES.some((name) => options[name] !== undefined)) {
+    throw new CacheError(
+      "--concise is incompatible with --[no]table, --minor, --uuid and --inactive.",
+    );
+  }
+  const devices = parseConcise(args[0] ?? await readStdin()).map((device) => {
+    checkName(device.name);
+    if (device.uuid !== "") checkUuid(device.uuid);
+    const table = parseTable(device.table.join("\n"), { kind: "option" });
+    return { ...device, read_only: device.read_only || options.readonly === true, table };
+  });
+  for (const device of devices) {
+    await create(device, options);
+    await showVerbose("create", device.name, options);
+  }
+  return true;
+}
+
+const CONCISE_EXCLUDES: readonly OptionName[] = ["table", "minor", "uuid"];
+
+async function create(device: NewDevice, options: Options): Promise<void> {
+  const { name, uuid, minor, read_only, table } = device;
+  const order: Order = {
+    run_root: runRoot(),
+    minor,
+    device: {
+      name,
+      uuid,
+      read_only,
+      cache_path: devicePath(table.cache_dev),
+      backing_path: devicePath(table.backing_dev),
+      data_crc: table.data_crc,
+      length_sectors: table.length_sectors,
+      listen: options.listen === undefined ? null : parseListen(options.listen),
+      format: options.format === true,
+    },
+  };
   const is_talkative = options.verbose === true || Deno.stderr.isTerminal();
   try {
     const ready = await launch(order, (text) => {
@@ -32,29 +93,20 @@ export async function run(args: string[], options: Options): Promise<boolean> {
     if (error instanceof CacheError) throw failedOn("create", name, error.message);
     throw error;
   }
-  return true;
 }
 
-function makeOrder(
-  name: string,
-  table: Table,
-  listen: { host: string; port: number } | null,
-  options: Options,
-): Order {
-  return {
-    run_root: runRoot(),
-    device: {
-      name,
-      uuid: options.uuid ?? "",
-      read_only: options.readonly === true,
-      cache_path: devicePath(table.cache_dev),
-      backing_path: devicePath(table.backing_dev),
-      data_crc: table.data_crc,
-      length_sectors: table.length_sectors,
-      listen,
-      format: options.format === true,
-    },
-  };
+/** The minor number that was asked for; null: any free one. */
+function parseMinor({ major, minor }: Options): number | null {
+  if (major === undefined || minor === undefined) return null;
+  if (Number(major) !== MAJOR) {
+    throw new CacheError(
+      `Invalid major number: "${major}", wanted ${MAJOR}: the device is no kernel's`,
+    );
+  }
+  if (!/^[0-9]{1,7}$/.test(minor)) {
+    throw new CacheError(`Invalid minor number: "${minor}", wanted a number`);
+  }
+  return Number(minor);
 }
 
 /** The table from the option, the file, or else the standard input. */

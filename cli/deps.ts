@@ -5,17 +5,15 @@
  */
 
 import type { InfoReply } from "../io/control_protocol.ts";
+import { dependencies, shortPath } from "./device_fields.ts";
 import { askAll, linePrefix, printNoDevices } from "./devices.ts";
-import { UsageError } from "./failure.ts";
+import { type DeviceForm, parseDeviceForm } from "./ls.ts";
 import type { Options } from "./options.ts";
 import { print, printJson } from "./output.ts";
 
 /** Prints a line for each device named, or for all. */
 export async function run(names: string[], options: Options): Promise<boolean> {
-  const form = options.options ?? "devno";
-  if (form !== "devno" && form !== "devname") {
-    throw new UsageError(`Invalid --options argument: "${form}", wanted devno or devname`);
-  }
+  const form = parseDeviceForm(options.options);
   const { answers, is_ok } = await askAll("deps", names, { verb: "info" });
   if (options.json) {
     printJson(answers.map(({ name, reply }) => ({ name, deps: dependencies(reply) })));
@@ -29,16 +27,9 @@ export async function run(names: string[], options: Options): Promise<boolean> {
 }
 
 /** `2 dependencies\t: (MAJ, MIN) (MAJ, MIN)`, or with names: the cache device, then the backing device. */
-export function depsLine(info: InfoReply, form: "devno" | "devname"): string {
+export function depsLine(info: InfoReply, form: DeviceForm): string {
   const items = dependencies(info).map(({ major, minor, path }) =>
-    form === "devno" ? `(${major}, ${minor})` : `(${path.replace(/^\/dev\//, "")})`
+    form === "devno" ? ` (${major}, ${minor})` : ` (${shortPath(path)})`
   );
-  return `${items.length} dependencies\t: ${items.join(" ")}`;
-}
-
-function dependencies(info: InfoReply) {
-  return [
-    { role: "cache", path: info.cache_path, ...info.cache_dev },
-    { role: "backing", path: info.backing_path, ...info.backing_dev },
-  ];
+  return `${items.length} dependencies\t:${items.join("")}`;
 }

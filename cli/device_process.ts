@@ -14,6 +14,8 @@ import { reserveDevice } from "../io/run_dir.ts";
 /** What a device process is told to do: a device, but for what the run directory gives it. */
 export interface Order {
   readonly run_root: string;
+  /** The minor number that was asked for; null: the lowest free one. */
+  readonly minor: number | null;
   readonly device: Omit<DeviceConfig, "run_dir" | "minor">;
 }
 
@@ -34,8 +36,8 @@ export async function runDeviceProcess(): Promise<boolean> {
 /**
  * From `ready` on the folder stays behind when the device fails: its log says why, and nobody else would.
  */
-function serve({ run_root, device }: Order): void {
-  const reservation = reserveDevice(run_root, device.name, device.uuid);
+function serve({ run_root, minor: wanted_minor, device }: Order): void {
+  const reservation = reserveDevice(run_root, device.name, device.uuid, wanted_minor);
   let is_ready = false;
   try {
     const { run_dir, minor } = reservation;

@@ -7,7 +7,9 @@
 import { callControl } from "../io/control_client.ts";
 import type { ControlRequest, InfoReply, ReplyOf } from "../io/control_protocol.ts";
 import { checkName, controlPath, isPublished, publishedNames, runRoot } from "../io/run_dir.ts";
+import { MAJOR } from "./device_fields.ts";
 import { failedOn } from "./failure.ts";
+import type { Options } from "./options.ts";
 import { print, warn } from "./output.ts";
 import { CacheError } from "../core/errors.ts";
 
@@ -75,6 +77,20 @@ export async function askAll<R extends ControlRequest>(
 /** Everything that is known about the living devices, by name. */
 export async function livingDevices(): Promise<InfoReply[]> {
   return (await askLiving({ verb: "info" })).map((answer) => answer.reply);
+}
+
+/**
+ * The name of the device that `-u`, or `-j` and `-m`, stand for.
+ *
+ * @throws {CacheError} There is none.
+ */
+export async function findDevice(verb: string, options: Options): Promise<string> {
+  const { uuid, major, minor } = options;
+  const found = (await livingDevices()).find((info) =>
+    uuid !== undefined ? info.uuid === uuid : `${MAJOR} ${info.minor}` === `${major} ${minor}`
+  );
+  if (found === undefined) throw noDevice(verb, uuid ?? `${major}:${minor}`);
+  return found.name;
 }
 
 /** What is put before a device's line: its name, when several devices are printed. */

@@ -12,6 +12,19 @@ export class UsageError extends Error {
   override readonly name = "UsageError";
 }
 
+/** An option or its value was wrong: dmsetup's line about that takes the place of `Command failed.` */
+export class CommandLineError extends Error {
+  override readonly name = "CommandLineError";
+}
+
+/** A report was asked for that cannot be made: the message says it all. */
+export class ReportError extends Error {
+  override readonly name = "ReportError";
+}
+
+/** Help on a report was asked for in the place of a field: the message is that help. */
+export class ReportHelp extends ReportError {}
+
 /** Something that must not happen happened in the device process; `details` is what it wrote last. */
 export class DeviceProcessError extends Error {
   override readonly name = "DeviceProcessError";
@@ -28,7 +41,15 @@ export function failedOn(verb: string, name: string, reason: string): CacheError
 /** Says on the standard error why a command failed. `usage` is shown after a wrong command line. */
 export function reportFailure(error: unknown, is_verbose: boolean, usage: () => string): void {
   if (error instanceof UsageError) {
-    warn(`${error.message}\n${usage()}`);
+    warn(error.message === "" ? usage() : `${error.message}\n${usage()}`);
+    return;
+  }
+  if (error instanceof CommandLineError) {
+    warn(`${error.message}\nCouldn't process command line.`);
+    return;
+  }
+  if (error instanceof ReportError) {
+    warn(error.message);
     return;
   }
   if (error instanceof CacheError) warn(error.message);

@@ -4,16 +4,16 @@
  * @module
  */
 
+import { DEVICE_FIELDS } from "./device_fields.ts";
+import type { Options } from "./options.ts";
 import { print } from "./output.ts";
-import { VERBS } from "./verbs.ts";
+import { listFields } from "./report/fields.ts";
+import { usageText } from "./verbs.ts";
 
 /** Prints the help text. */
-export function run(): boolean {
-  print("Usage:\n\npcache\n        [--version] [-h|--help] [-v|--verbose]\n");
-  for (const verb of VERBS) {
-    print(`\t${`${verb.name} ${verb.usage}`.trimEnd()}\n\t        ${verb.help}`);
-  }
-  print(TABLE_HELP);
+export function run(_args: string[], options: Options): boolean {
+  print(usageText(true) + TABLE_HELP);
+  if (options.columns) print(`\n${listFields(DEVICE_FIELDS)}`);
   return true;
 }
 

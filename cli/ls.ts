@@ -4,24 +4,78 @@
  * @module
  */
 
-import { TARGET_TYPE } from "../core/table.ts";
+import type { InfoReply } from "../io/control_protocol.ts";
+import { MAJOR } from "./device_fields.ts";
 import { livingDevices, printNoDevices } from "./devices.ts";
+import { CommandLineError, failedOn } from "./failure.ts";
 import type { Options } from "./options.ts";
 import { print, printJson } from "./output.ts";
+import { formatTree, parseTreeForm } from "./tree.ts";
+
+/** How devices are shown beside their name. */
+const FORMS = ["devno", "devname", "blkdevname"] as const;
+export type DeviceForm = (typeof FORMS)[number];
 
 /** Prints `NAME\t(MAJ:MIN)` for each device, or `NAME\t(MAJ, MIN)` with `--target`, as dmsetup does. */
 export async function run(_args: string[], options: Options): Promise<boolean> {
-  const is_wanted = (options.target ?? TARGET_TYPE) === TARGET_TYPE;
-  const devices = is_wanted ? await livingDevices() : [];
+  const tree_form = options.tree ? parseTreeForm(options.options ?? "") : null;
+  const form = options.tree ? "devno" : parseDeviceForm(options.options);
+  const all = await livingDevices();
+  const { target } = options;
+  const devices = target === undefined ? all : all.filter((info) => info.live_target === target);
   if (options.json) {
     printJson(devices.map(({ name, minor }) => ({ name, major: MAJOR, minor })));
     return true;
   }
   if (devices.length === 0) printNoDevices();
-  const separator = options.target === undefined ? ":" : ", ";
-  for (const { name, minor } of devices) print(`${name}\t(${MAJOR}${separator}${minor})`);
+  else if (tree_form !== null) formatTree(devices, tree_form, isUtf()).forEach(print);
+  else if (options.exec !== undefined) return await execute(options.exec, devices);
+  const separator = target === undefined ? ":" : ", ";
+  if (tree_form === null) { for (const info of devices) print(deviceLine(info, form, separator)); }
   return true;
 }
 
-/** A device that is served on a socket only has no kernel number: its major number is 0 (DMSETUP, "Output"). */
-export const MAJOR = 0;
+/**
+ * Reads what `-o` says about how devices are shown.
+ *
+ * @throws {CommandLineError}
+ */
+export function parseDeviceForm(text = "devno"): DeviceForm {
+  const form = text.split(",").filter((word) => word !== "").at(-1) ?? "devno";
+  const known = FORMS.find((known) => known === form);
+  if (known === undefined) throw new CommandLineError(`Option not recognised: ${form}.`);
+  return known;
+}
+
+/** A device that is served on a socket has no block device: its name is all there is. */
+function deviceLine({ name, minor }: InfoReply, form: DeviceForm, separator: string): string {
+  return `${name}\t(${form === "devno" ? `${MAJOR}${separator}${minor}` : name})`;
+}
+
+function isUtf(): boolean {
+  const locale = Deno.env.get("LC_ALL") || Deno.env.get("LC_CTYPE") || Deno.env.get("LANG") || "";
+  return /utf-?8/i.test(locale);
+}
+
+/** Runs a command for each device, its name behind the command's own words. */
+async function execute(command: string, devices: readonly InfoReply[]): Promise<boolean> {
+  const [program, ...args] = command.split(/\s+/).filter((word) => word !== "");
+  if (program === undefined) throw new CommandLineError('Invalid --exec argument: "".');
+  for (const { name } of devices) {
+    try {
+      const { code, signal } = await new Deno.Command(program, {
+        args: [...args, name],
+        stdin: "inherit",
+        stdout: "inherit",
+        stderr: "inherit",
+      }).output();
+      if (code !== 0) {
+        throw failedOn("ls", name, `${program} ended with ${signal ?? `status ${code}`}`);
+      }
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+      throw failedOn("ls", name, `${program}: command not found`);
+    }
+  }
+  return true;
+}

@@ -1,12 +1,12 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { UsageError } from "./failure.ts";
+import { CommandLineError } from "./failure.ts";
 import { checkOptions, parseCommandLine } from "./options.ts";
 
 Deno.test("options stand anywhere, words keep their order and stay texts", () => {
   const { words, options } = parseCommandLine(
-    ["-v", "create", "7", "--table", "pcache a b", "-ru", "id", "--listen=::1:0"],
+    ["-v", "create", "7", "--table", "pcache a b", "-ru", "id", "--listen=::1:0", "-"],
   );
-  assertEquals(words, ["create", "7"]);
+  assertEquals(words, ["create", "7", "-"]);
   assertEquals(options, {
     verbose: true,
     table: "pcache a b",
@@ -16,28 +16,52 @@ Deno.test("options stand anywhere, words keep their order and stay texts", () =>
   });
 });
 
+Deno.test("a value may stand at its letter, be empty, look like an option, and the last one counts", () => {
+  assertEquals(parseCommandLine(["-oname", "-C"]).options, { options: "name", columns: true });
+  assertEquals(parseCommandLine(["--separator="]).options, { separator: "" });
+  assertEquals(parseCommandLine(["--separator", ""]).options, { separator: "" });
+  assertEquals(parseCommandLine(["-S", "-x", "-S", "y"]).options, { select: "y" });
+});
+
+Deno.test("the beginning of an option's name is enough when it is the only one", () => {
+  assertEquals(parseCommandLine(["--nohead", "--sel=x"]).options, {
+    noheadings: true,
+    select: "x",
+  });
+});
+
 Deno.test("after -- everything is a word", () => {
   const { words, options } = parseCommandLine(["message", "d", "0", "--", "--flush", "-r"]);
   assertEquals(words, ["message", "d", "0", "--flush", "-r"]);
   assertEquals(options, {});
 });
 
-Deno.test("what is not known is refused", () => {
+Deno.test("what is not known is refused in getopt's words", () => {
   const refused: [args: string[], message: string][] = [
-    [["ls", "--nonesuch"], "Unrecognised option: --nonesuch"],
-    [["ls", "--no-json"], "Unrecognised option: --no-json"],
-    [["ls", "-x"], "Unrecognised option: -x"],
-    [["ls", "--json=false"], 'Option --json takes no value: "false"'],
-    [["create", "d", "--table"], "Option --table needs a value"],
-    [["create", "d", "--table="], "Option --table needs a value"],
+    [["ls", "--nonesuch"], "pcache: unrecognized option '--nonesuch'"],
+    [["ls", "--nonesuch=3"], "pcache: unrecognized option '--nonesuch=3'"],
+    [["ls", "-x"], "pcache: invalid option -- 'x'"],
+    [["ls", "-vx"], "pcache: invalid option -- 'x'"],
+    [["ls", "--json=false"], "pcache: option '--json' doesn't allow an argument"],
+    [["create", "d", "--table"], "pcache: option '--table' requires an argument"],
+    [["info", "-o"], "pcache: option requires an argument -- 'o'"],
+    [
+      [
+        "ls",
+        "--nof",
+        "--no",
+      ],
+      "pcache: option '--no' is ambiguous; possibilities: '--noflush' '--noheadings' '--nolockfs' '--notable'",
+    ],
+    [["ls", "--constructor"], "pcache: unrecognized option '--constructor'"],
   ];
   for (const [args, message] of refused) {
-    assertThrows(() => parseCommandLine(args), UsageError, message);
+    assertThrows(() => parseCommandLine(args), CommandLineError, message);
   }
 });
 
 Deno.test("an option of another verb is refused", () => {
   checkOptions("status", { json: true, verbose: true }, ["json"]);
-  const message = "Unrecognised option for status: --flush";
-  assertThrows(() => checkOptions("status", { flush: true }, ["json"]), UsageError, message);
+  const message = "pcache: unrecognized option '--flush' for status";
+  assertThrows(() => checkOptions("status", { flush: true }, ["json"]), CommandLineError, message);
 });

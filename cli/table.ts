@@ -5,13 +5,18 @@
  */
 
 import { parseTable, TARGET_TYPE } from "../core/table.ts";
-import { askAll, linePrefix, printNoDevices } from "./devices.ts";
+import { formatConcise } from "./concise.ts";
+import { type Answer, ask, askAll, linePrefix, printNoDevices } from "./devices.ts";
 import type { Options } from "./options.ts";
 import { print, printJson } from "./output.ts";
 
 /** Prints a line for each device named, or for all. */
 export async function run(names: string[], options: Options): Promise<boolean> {
   const { answers, is_ok } = await askAll("table", names, { verb: "table" });
+  if (options.concise) {
+    if (answers.length > 0) print(await conciseLine(answers));
+    return is_ok;
+  }
   if (options.json) {
     printJson(answers.map(({ name, reply }) => ({
       name,
@@ -28,4 +33,14 @@ export async function run(names: string[], options: Options): Promise<boolean> {
     print(linePrefix(name, names, answers.length) + reply.table);
   }
   return is_ok;
+}
+
+/** The devices in one line, for `create --concise`. */
+async function conciseLine(answers: readonly Answer<{ verb: "table" }>[]): Promise<string> {
+  const devices = [];
+  for (const { name, reply } of answers) {
+    const { uuid, minor, read_only } = await ask("table", name, { verb: "info" });
+    devices.push({ name, uuid, minor, read_only, table: [reply.table] });
+  }
+  return formatConcise(devices);
 }

@@ -5,11 +5,13 @@
  */
 
 import { TARGET_TYPE } from "../core/table.ts";
-import { print } from "./output.ts";
-import { targetLine } from "./target_version.ts";
+import type { Options } from "./options.ts";
+import { print, printJson } from "./output.ts";
+import { targetLine, targetVersion } from "./target_version.ts";
 
 /** Prints a line for each target type: there is one. */
-export function run(): boolean {
-  print(targetLine(TARGET_TYPE));
+export function run(_args: string[], options: Options): boolean {
+  if (options.json) printJson([targetVersion(TARGET_TYPE)]);
+  else print(targetLine(TARGET_TYPE));
   return true;
 }

@@ -12,6 +12,25 @@ export type VerbFunction = (args: string[], options: Options) => Promise<boolean
 /** The word that makes the program a device process (device_process.ts); it is no verb for users. */
 export const DEVICE_PROCESS = "device-process";
 
+/** The options that name a device otherwise than by its name, where a verb takes one. */
+export const ADDRESS_OPTIONS: readonly OptionName[] = ["uuid", "major", "minor"];
+
+/** The options of reports. */
+const REPORT_OPTIONS: readonly OptionName[] = [
+  "columns",
+  "options",
+  "sort",
+  "select",
+  "noheadings",
+  "separator",
+  "nameprefixes",
+  "unquoted",
+  "rows",
+  "count",
+  "interval",
+  "json",
+];
+
 /** A verb of the command line. */
 export interface Verb {
   readonly name: string;
@@ -21,6 +40,10 @@ export interface Verb {
   readonly help: string;
   readonly min_args: number;
   readonly max_args: number;
+  /** Which arguments name devices; `new`: the first names one that is to be. */
+  readonly devices: "none" | "new" | "first" | "all";
+  /** Another name. */
+  readonly alias?: string;
   readonly options: readonly OptionName[];
   readonly load: () => Promise<{ run: VerbFunction }>;
 }
@@ -29,21 +52,26 @@ export interface Verb {
 export const VERBS: readonly Verb[] = [
   {
     name: "help",
-    usage: "",
-    help: "Shows this text",
+    usage: "[-c|-C|--columns]",
+    help: "Shows this text, with -c the fields of info -c, too",
     min_args: 0,
     max_args: 0,
-    options: [],
+    devices: "none",
+    options: ["columns"],
     load: () => import("./help.ts"),
   },
   {
     name: "create",
-    usage: "<dev_name> [--table <table>|<table_file>] [-u|--uuid <uuid>] [-r|--readonly]\n" +
-      "\t    [--listen <host>:<port>] [--format]",
-    help: "Starts a device. The table comes from --table, a file or the standard input",
+    usage: "<dev_name> [-u|--uuid <uuid>] [-j|--major <major> -m|--minor <minor>]\n" +
+      "\t    [--table <table>|<table_file>] [-r|--readonly]\n" +
+      "\t    [--listen <host>:<port>] [--format]\n" +
+      "\tcreate --concise [<concise_device_spec_list>]",
+    help: "Starts a device. The table comes from --table, a file or the standard input;\n" +
+      "with --concise the names and tables of several from one line",
     min_args: 0,
     max_args: 2,
-    options: ["table", "uuid", "readonly", "listen", "format"],
+    devices: "new",
+    options: ["table", "readonly", "listen", "format", "concise"],
     load: () => import("./create.ts"),
   },
   {
@@ -52,6 +80,7 @@ export const VERBS: readonly Verb[] = [
     help: "Ends devices. Dirty data stays in the cache, unless --flush writes it back first",
     min_args: 0,
     max_args: Infinity,
+    devices: "all",
     options: ["flush", "retry"],
     load: () => import("./remove.ts"),
   },
@@ -61,6 +90,7 @@ export const VERBS: readonly Verb[] = [
     help: "Ends all devices and clears away what killed ones left in the run directory",
     min_args: 0,
     max_args: 0,
+    devices: "none",
     options: ["flush"],
     load: () => import("./remove_all.ts"),
   },
@@ -70,16 +100,18 @@ export const VERBS: readonly Verb[] = [
     help: "Prints each device's status fields; it never writes anything, with or without --noflush",
     min_args: 0,
     max_args: Infinity,
+    devices: "all",
     options: ["noflush", "target", "json"],
     load: () => import("./status.ts"),
   },
   {
     name: "table",
-    usage: "[<device>...] [--target <target_type>] [--json]",
+    usage: "[<device>...] [--concise] [--target <target_type>] [--noflush] [--json]",
     help: "Prints each device's table in a form that create accepts",
     min_args: 0,
     max_args: Infinity,
-    options: ["target", "json"],
+    devices: "all",
+    options: ["concise", "target", "noflush", "json"],
     load: () => import("./table.ts"),
   },
   {
@@ -88,33 +120,42 @@ export const VERBS: readonly Verb[] = [
     help: "Changes a setting: gc_percent 0..90. The sector is not needed: use 0",
     min_args: 3,
     max_args: Infinity,
+    devices: "first",
     options: [],
     load: () => import("./message.ts"),
   },
   {
     name: "ls",
-    usage: "[--target <target_type>] [--json]",
+    usage: "[--target <target_type>] [--exec <command>] [-o|--options <options>] [--tree]\n" +
+      "\t    [--json]",
     help: "Lists the devices and their numbers",
     min_args: 0,
     max_args: 0,
-    options: ["target", "json"],
+    devices: "none",
+    options: ["target", "exec", "options", "tree", "json"],
     load: () => import("./ls.ts"),
   },
   {
     name: "info",
-    usage: "[<device>...] [--json]",
-    help: "Prints each device's state, where clients connect to it, and its process",
+    usage: "[<device>...] [--count <count>] [--interval <seconds>] [--json]\n" +
+      "\tinfo -c|-C|--columns [-o|--options <fields>] [-O|--sort <sort_fields>]\n" +
+      "\t    [-S|--select <selection>] [--nameprefixes] [--unquoted] [--noheadings]\n" +
+      "\t    [--separator <separator>] [--rows] [<device>...]",
+    help: "Prints each device's state, where clients connect to it, and its process;\n" +
+      "with -c as a report",
     min_args: 0,
     max_args: Infinity,
-    options: ["json"],
+    devices: "all",
+    options: REPORT_OPTIONS,
     load: () => import("./info.ts"),
   },
   {
     name: "deps",
-    usage: "[-o <devno|devname>] [<device>...] [--json]",
+    usage: "[-o|--options <options>] [<device>...] [--json]",
     help: "Prints which cache device and backing device each device stands on",
     min_args: 0,
     max_args: Infinity,
+    devices: "all",
     options: ["options", "json"],
     load: () => import("./deps.ts"),
   },
@@ -124,41 +165,78 @@ export const VERBS: readonly Verb[] = [
     help: "Does nothing: there are no nodes to make",
     min_args: 0,
     max_args: Infinity,
+    devices: "all",
     options: [],
     load: () => import("./mknodes.ts"),
   },
   {
+    name: "splitname",
+    usage: "<device> [<subsystem>] [<options of info -c>]",
+    help: "Takes a device name apart as LVM composes them",
+    min_args: 1,
+    max_args: 2,
+    devices: "none",
+    options: REPORT_OPTIONS,
+    load: () => import("./splitname.ts"),
+  },
+  {
     name: "targets",
-    usage: "",
+    usage: "[--json]",
     help: "Lists the target types and their versions",
     min_args: 0,
     max_args: 0,
-    options: [],
+    devices: "none",
+    options: ["json"],
     load: () => import("./targets.ts"),
   },
   {
     name: "target-version",
-    usage: "[<target>...]",
+    usage: "[<target>...] [--json]",
     help: "Prints the version of target types",
     min_args: 0,
     max_args: Infinity,
-    options: [],
+    devices: "none",
+    options: ["json"],
     load: () => import("./target_version.ts"),
   },
   {
     name: "version",
-    usage: "",
+    usage: "[--json]",
     help: "Prints the version of the program and of its engine",
     min_args: 0,
     max_args: 0,
-    options: [],
+    devices: "none",
+    options: ["json"],
     load: () => import("./version.ts"),
   },
 ];
 
-/** What is printed after a wrong command line, and by `help`. */
-export function usageText(): string {
-  const lines = ["Usage:", "", "pcache", "        [--version] [-h|--help] [-v|--verbose]", ""];
-  for (const verb of VERBS) lines.push(`\t${`${verb.name} ${verb.usage}`.trimEnd()}`);
-  return lines.join("\n") + "\n";
+/** What is printed after a wrong command line, and by `help`, which adds a line about each verb. */
+export function usageText(has_help = false): string {
+  const lines = [USAGE_HEAD];
+  for (const verb of VERBS) {
+    lines.push(`\t${`${verb.name} ${verb.usage}`.trimEnd()}`);
+    if (verb.alias !== undefined) lines.push(`\t${verb.alias}: the same`);
+    if (has_help) lines.push(...verb.help.split("\n").map((line) => `\t        ${line}`));
+  }
+  return lines.join("\n") + "\n" + USAGE_TAIL;
 }
+
+const USAGE_HEAD = `Usage:
+
+pcache
+        [--version] [-h|--help] [-v|--verbose] [-y|--yes]
+`;
+
+const USAGE_TAIL = `
+<device> may be device name or (if only one) -u <uuid> or -j <major> -m <minor>
+<fields> are comma-separated.  Use 'help -c' for list.
+<concise_device_specification> has single-device entries separated by semi-colons:
+    <name>,<uuid>,<minor>,<flags>,<table>
+        where <flags> is 'ro' or 'rw' (the default) and any of <uuid>, <minor>
+        and <flags> may be empty.
+Table_file contents may be supplied on stdin.
+Options are: devno, devname, blkdevname.
+Tree specific options are: ascii, utf; inverted, notrunc;
+                           blkdevname, [no]device, active, open, rw and uuid.
+`;

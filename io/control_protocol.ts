@@ -54,7 +54,7 @@ export interface DeviceNumber {
   minor: number;
 }
 
-/** Facts about a device that do not change while it runs, and how many clients it has. */
+/** What a device is and does at the moment. */
 export interface InfoReply {
   ok: true;
   name: string;
@@ -62,6 +62,14 @@ export interface InfoReply {
   uuid: string;
   minor: number;
   read_only: boolean;
+  is_suspended: boolean;
+  /** It goes when its last client does. */
+  is_deferred: boolean;
+  /** Target type of the live table: `pcache`, or `error` (all requests fail); null: no table is live. */
+  live_target: string | null;
+  has_inactive_table: boolean;
+  /** Number of the last event; see `wait`. */
+  event_nr: number;
   /** NBD connections that reached the transmission phase. */
   open_count: number;
   frontend: "nbd";

@@ -127,12 +127,17 @@ export function isPublished(root: string, name: string): boolean {
 }
 
 /**
- * Takes a name, its folder and the lowest free minor number for the calling process.
+ * Takes a name, its folder and a minor number, `wanted_minor` or else the lowest free one, for the calling process.
  *
- * @throws {CacheError} The name or the UUID is in use, the directory cannot be used, or a socket's path would
+ * @throws {CacheError} The name, the UUID or the minor number is in use, the directory cannot be used, or a socket's path would
  * be too long. Nothing is left behind then.
  */
-export function reserveDevice(root: string, name: string, uuid: string): Reservation {
+export function reserveDevice(
+  root: string,
+  name: string,
+  uuid: string,
+  wanted_minor: number | null = null,
+): Reservation {
   checkName(name);
   if (uuid !== "") checkUuid(uuid);
   const run_dir = `${root}/${name}`;
@@ -145,7 +150,12 @@ export function reserveDevice(root: string, name: string, uuid: string): Reserva
     if (twin !== undefined) {
       throw new CacheError(`${BUSY}: UUID "${uuid}" belongs to device ${twin.name}`);
     }
-    const minor = lowestFree(new Set(live.map((folder) => folder.minor)));
+    const taken = new Set(live.map((folder) => folder.minor));
+    const minor = wanted_minor ?? lowestFree(taken);
+    if (taken.has(minor)) throw new CacheError(`${BUSY}: minor number ${minor} is in use`);
+    if (minor >= MAX_DEVICES) {
+      throw new CacheError(`Invalid minor number: ${minor}, wanted 0..${MAX_DEVICES - 1}`);
+    }
     removeFolder(run_dir);
     return makeFolder(root, run_dir, minor, uuid);
   });
