@@ -75,7 +75,7 @@ export class EngineRig {
     }
     for (let slot = engine.takeAnswered(); slot >= 0; slot = engine.takeAnswered()) {
       for (let piece = engine.firstPiece(slot); piece >= 0; piece = engine.nextPiece(piece)) {
-        this.sum = (this.sum + engine.pieceAddr(piece) + engine.pieceLen(piece)) % 1e9;
+        this.sum = (this.sum + engine.pieceAddr(piece) + engine.pieceLen(piece)) | 0;
       }
       engine.release(slot);
     }

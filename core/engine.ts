@@ -139,13 +139,14 @@ export class Engine {
       );
     }
     const counters = new Counters();
-    const index = new ExtentIndex(size_sectors, cache.generations);
+    const index = new ExtentIndex(size_sectors, cache.n_segs);
     const sums = cache.data_crc ? new KeySums(cache.n_segs) : null;
     // Every full turn of the cache sweeps the index twice, so dead extents stay few.
     const swept = Math.ceil((2 * index.subtrees) / cache.n_segs);
     const segments = new Segments(cache.n_segs, cache.generations, (seg) => {
       counters.segments_freed++;
       sums?.clear(seg);
+      index.freeSegment(seg);
       index.sweep(swept);
     });
     const replayed = replay(cache, memory, size_sectors * SECTOR_BYTES, { index, segments, sums });

@@ -1,20 +1,27 @@
 /**
  * The index: which range of the cached device lies where in the cache.
  *
- * A subtree covers 4 MiB of the cached device. Its extents stand sorted in leaves of 32, and its directory lists the leaves with
- * their first starts, so a look-up bisects twice and a change moves half a kilobyte at most. An extent is four 32-bit words; it is
- * either cached (it names a place in a segment's data area) or a placeholder (it names the fill that is reading the range).
+ * A subtree covers 4 MiB of the cached device. Its extents stand sorted in leaves of 31, and its directory lists the leaves, so a
+ * look-up bisects twice and a change moves a quarter of a kilobyte at most. An extent is either cached (it names a place in a
+ * segment's data area) or a placeholder (it names the fill that is reading the range).
  *
  * Invariants, for every subtree:
  * - extents are sorted by start, have at least one sector, and do not overlap;
  * - an extent never crosses the subtree's end, and a cached one never its segment's;
- * - a leaf in a directory has at least one extent, and the directory has the start of its first one;
- * - an extent whose generation is not its segment's is dead: it reads as if it were not there. Dead extents stay where they are when
- *   a segment is freed, and are dropped when a leaf is full or swept.
+ * - a leaf in a directory has at least one extent; its bound is at or before the start of each of them, and behind the starts in
+ *   the leaf before it; the first leaf's bound is 0;
+ * - an extent whose epoch is not its segment's is dead: it reads as if it were not there. Dead extents stay where they are when
+ *   a segment is freed, and are dropped when a leaf is full or swept;
+ * - no dead extent comes to life: a segment's epoch is the same again after `epochs` frees, and each of them but the last sweeps
+ *   its share of the subtrees, so that all of them have been swept.
  *
- * Extent, word 0: start in the subtree (16 bits), sectors (16 bits). Word 1: segment (20 bits), flags (from bit 28).
- * Word 2: first sector in the data area, or the fill. Word 3: low half of the generation.
- * Directory entry, word 0: start of the first extent (16 bits), how many there are (16 bits). Word 1: the leaf.
+ * A look-up touches two cache lines of a leaf: its first, which has the starts and how many they are, and the one with the extent's
+ * own two words. The branches on the way there do not depend on what a leaf holds.
+ *
+ * Leaf: 31 starts in the subtree (16 bits each; 0xffff: unused), their number (16 bits), then two words an extent.
+ * Word 0: first sector in the data area (15 bits), sectors less one (13 bits from bit 15), flags (from bit 28).
+ * Word 1: segment (20 bits) and its epoch (12 bits from bit 20), or the fill.
+ * Directory: the leaves' bounds (16 bits each), then their numbers (32 bits each).
  *
  * @module
  */
@@ -24,58 +31,104 @@ import { classFor, classWords, RunArena } from "./run_arena.ts";
 
 /** Sectors in a subtree: 4 MiB (FORMAT, "Key": a key never crosses a 4 MiB boundary). */
 export const SUBTREE_SECTORS = 8192;
+/** How many epochs a segment has before it is in the first one again. */
+export const MAX_EPOCHS = 4096;
 
-/** The bytes are on the backing device too. */
-export const EXTENT_CLEAN = 1 << 28;
-/** A range being read from the backing device. */
-export const EXTENT_PLACEHOLDER = 1 << 29;
+const SECTOR_IN_SUBTREE_MASK = SUBTREE_SECTORS - 1;
 
-const EXTENT_WORDS = 4;
-const LEAF_EXTENTS = 32;
-const LEAF_WORDS = LEAF_EXTENTS * EXTENT_WORDS;
-const ENTRY_WORDS = 2;
+/** One less than a power of two: a bisection takes five steps, whatever it meets. */
+const LEAF_EXTENTS = 31;
+const LEAF_BYTES = 320;
+const LEAF_HALVES = LEAF_BYTES / 2;
+const LEAF_WORDS = LEAF_BYTES / 4;
+const COUNT_HALF = LEAF_EXTENTS;
+const FIRST_EXTENT_WORD = 16;
+const UNUSED_START = 0xffff;
 const FIRST_LEAVES = 64;
+/** An extent's number is its leaf's, times 32, and its place in the leaf. */
+const AT_BITS = 5;
+const AT_MASK = (1 << AT_BITS) - 1;
+/** Large arrays begin 16 bytes behind a page, where malloc keeps its own: leaves then begin with a cache line. */
+const LINE_SKIP_BYTES = 48;
+
+const PLACE_MASK = (1 << 15) - 1;
+const SECTORS_SHIFT = 15;
+const SECTORS_MASK = SUBTREE_SECTORS - 1;
+/** The bytes are on the backing device too. */
+const CLEAN = 1 << 28;
+/** A range being read from the backing device. */
+const PLACEHOLDER = 1 << 29;
+const SEGMENT_BITS = 20;
+const SEGMENT_MASK = (1 << SEGMENT_BITS) - 1;
+
 /** Neighbouring leaves with this many extents in all, or fewer, are made one when they are swept. */
 const MERGE_EXTENTS = 24;
-const SEGMENT_MASK = (1 << 20) - 1;
 /** A subtree with no directory. */
 const NO_CLASS = 0xff;
-const NO_LEAF = 0xffffffff;
+const NO_LEAF = -1;
 
-/** What the index asks about generations: the low half of a segment's current one. */
-export interface CurrentGenerations {
-  low(seg: number): number;
-}
-
-/** Extents in leaves of equal size, in one typed array. */
+/** Extents in leaves of equal size, in one buffer. */
 class Leaves {
-  words = new Uint32Array(FIRST_LEAVES * LEAF_WORDS);
+  words!: Int32Array<ArrayBuffer>;
+  halves!: Uint16Array<ArrayBuffer>;
+  #most = FIRST_LEAVES;
   #used = 0;
   #first_free = NO_LEAF;
+
+  constructor() {
+    this.#allocate();
+  }
 
   get used_words(): number {
     return this.#used * LEAF_WORDS;
   }
 
+  /** An empty leaf. */
   take(): number {
-    const free = this.#first_free;
-    if (free !== NO_LEAF) {
-      this.#first_free = this.words[free * LEAF_WORDS]!;
-      return free;
+    let leaf = this.#first_free;
+    if (leaf !== NO_LEAF) {
+      this.#first_free = this.words[leaf * LEAF_WORDS]!;
+    } else {
+      if (this.#used === this.#most) this.#grow();
+      leaf = this.#used++;
     }
-    if ((this.#used + 1) * LEAF_WORDS > this.words.length) {
-      // Untouched words are not resident: the slack of doubling costs address space only.
-      const grown = new Uint32Array(this.words.length * 2);
-      grown.set(this.words);
-      this.words = grown;
-    }
-    return this.#used++;
+    const first = leaf * LEAF_HALVES;
+    this.halves.fill(UNUSED_START, first, first + LEAF_EXTENTS);
+    this.halves[first + COUNT_HALF] = 0;
+    return leaf;
   }
 
   put(leaf: number): void {
     this.words[leaf * LEAF_WORDS] = this.#first_free;
     this.#first_free = leaf;
   }
+
+  /** Doubles: untouched words are not resident, so the slack costs address space only. */
+  #grow(): void {
+    const { words } = this;
+    this.#most *= 2;
+    assert(this.#most <= 1 << (31 - AT_BITS), "an extent's number has 31 bits");
+    this.#allocate();
+    this.words.set(words);
+  }
+
+  #allocate(): void {
+    const buffer = new ArrayBuffer(LINE_SKIP_BYTES + this.#most * LEAF_BYTES);
+    this.words = new Int32Array(buffer, LINE_SKIP_BYTES);
+    this.halves = new Uint16Array(buffer, LINE_SKIP_BYTES);
+  }
+}
+
+/** How many of a leaf's extents start at or before `from`; `first` is where its starts begin. */
+function startsUpTo(halves: Uint16Array, first: number, from: number): number {
+  // Each step goes on by its size if the start at its end is not behind `from`, without a branch.
+  let at = first;
+  at += ((halves[at + 15]! - from - 1) >>> 31) << 4;
+  at += ((halves[at + 7]! - from - 1) >>> 31) << 3;
+  at += ((halves[at + 3]! - from - 1) >>> 31) << 2;
+  at += ((halves[at + 1]! - from - 1) >>> 31) << 1;
+  at += (halves[at]! - from - 1) >>> 31;
+  return at - first;
 }
 
 /** The index of one cached device. Sectors are sectors of that device, from 0. */
@@ -83,22 +136,39 @@ export class ExtentIndex {
   readonly subtrees: number;
   readonly #leaves = new Leaves();
   readonly #directories = new RunArena();
-  readonly #generations: CurrentGenerations;
-  readonly #directory: Uint32Array;
+  /** By segment: word 1 of its live extents. */
+  readonly #live: Int32Array;
+  readonly #epoch_mask: number;
+  /** How many subtrees are swept each time that a segment is freed. */
+  readonly #share: number;
+  /** By subtree: where its directory is, how many leaves it lists, where their bounds (in halves) and numbers (in words) begin. */
   readonly #leaf_count: Uint16Array;
   readonly #class: Uint8Array;
+  readonly #bounds: Int32Array;
+  readonly #numbers: Int32Array;
   #sweep_subtree = 0;
   #extents = 0;
-  /** Where `#seek` stopped: entry in the directory, extent in its leaf. */
+  /** Where `#seek` stopped: entry in the directory, its leaf, extent in the leaf. */
   #entry = 0;
+  #leaf = 0;
   #at = 0;
+  /** Where an extent belongs that starts where `#seek` began; entry -1: the subtree has no leaf. */
+  #gap_entry = -1;
+  #gap_leaf = 0;
+  #gap_at = 0;
 
-  constructor(size_sectors: number, generations: CurrentGenerations) {
+  /** `segments`: how many there are. `epochs`: a power of two; tests make it small. */
+  constructor(size_sectors: number, segments: number, epochs = MAX_EPOCHS) {
+    assert(segments <= SEGMENT_MASK + 1, "a segment's number has 20 bits");
+    assert(epochs > 1 && epochs <= MAX_EPOCHS, "an epoch has 12 bits");
     this.subtrees = Math.ceil(size_sectors / SUBTREE_SECTORS);
-    this.#generations = generations;
-    this.#directory = new Uint32Array(this.subtrees);
+    this.#live = Int32Array.from({ length: segments }, (_, seg) => seg);
+    this.#epoch_mask = ((epochs - 1) << SEGMENT_BITS) | SEGMENT_MASK;
+    this.#share = Math.ceil(this.subtrees / (epochs - 1));
     this.#leaf_count = new Uint16Array(this.subtrees);
     this.#class = new Uint8Array(this.subtrees).fill(NO_CLASS);
+    this.#bounds = new Int32Array(this.subtrees);
+    this.#numbers = new Int32Array(this.subtrees);
   }
 
   /** How many extents there are, dead ones included. */
@@ -117,49 +187,48 @@ export class ExtentIndex {
    */
   find(sector: number): number {
     const subtree = Math.floor(sector / SUBTREE_SECTORS);
-    if (!this.#seek(subtree, sector % SUBTREE_SECTORS)) return -1;
-    return this.#leafAt(subtree, this.#entry) * LEAF_WORDS + this.#at * EXTENT_WORDS;
+    if (!this.#seek(subtree, sector & SECTOR_IN_SUBTREE_MASK)) return -1;
+    return this.#found();
   }
 
   /** First sector of the extent, counted from the start of its subtree. */
   start(extent: number): number {
-    return this.#leaves.words[extent]! & 0xffff;
+    return this.#leaves.halves[(extent >> AT_BITS) * LEAF_HALVES + (extent & AT_MASK)]!;
   }
 
   /** How many sectors the extent has. */
   sectors(extent: number): number {
-    return this.#leaves.words[extent]! >>> 16;
+    return ((this.#word0(extent) >>> SECTORS_SHIFT) & SECTORS_MASK) + 1;
   }
 
   /** The cache segment of a cached extent. */
   segment(extent: number): number {
-    return this.#leaves.words[extent + 1]! & SEGMENT_MASK;
+    return this.#word1(extent) & SEGMENT_MASK;
   }
 
   /** First sector of a cached extent in its segment's data area. */
   place(extent: number): number {
-    return this.#leaves.words[extent + 2]!;
+    return this.#word0(extent) & PLACE_MASK;
   }
 
   /** The fill that a placeholder waits for. */
   fill(extent: number): number {
-    return this.#leaves.words[extent + 2]!;
+    return this.#word1(extent);
   }
 
   isPlaceholder(extent: number): boolean {
-    return (this.#leaves.words[extent + 1]! & EXTENT_PLACEHOLDER) !== 0;
+    return (this.#word0(extent) & PLACEHOLDER) !== 0;
   }
 
   isClean(extent: number): boolean {
-    return (this.#leaves.words[extent + 1]! & EXTENT_CLEAN) !== 0;
+    return (this.#word0(extent) & CLEAN) !== 0;
   }
 
   /** Whether the extent's bytes are still there: its segment was not freed since. */
   isLive(extent: number): boolean {
-    const words = this.#leaves.words;
-    const seg_flags = words[extent + 1]!;
-    if ((seg_flags & EXTENT_PLACEHOLDER) !== 0) return true;
-    return words[extent + 3]! === this.#generations.low(seg_flags & SEGMENT_MASK);
+    if (this.isPlaceholder(extent)) return true;
+    const word = this.#word1(extent);
+    return this.#live[word & SEGMENT_MASK] === word;
   }
 
   /** Enters cached bytes; whatever the range overlapped is cut, split or removed. */
@@ -170,19 +239,26 @@ export class ExtentIndex {
     place: number,
     clean: boolean,
   ): void {
-    const flags = clean ? EXTENT_CLEAN : 0;
-    this.#replace(sector, sectors, seg | flags, place, this.#generations.low(seg));
+    assert(place + sectors <= PLACE_MASK + 1, "a place in a data area has 15 bits");
+    this.#replace(sector, sectors, place | (clean ? CLEAN : 0), this.#live[seg]!);
   }
 
   /** Enters a placeholder; the range must hold no live extent. */
   insertPlaceholder(sector: number, sectors: number, fill: number): void {
-    this.#replace(sector, sectors, EXTENT_PLACEHOLDER, fill, 0);
+    this.#replace(sector, sectors, PLACEHOLDER, fill);
   }
 
   /** Takes a range out of the index, whatever it holds. */
   remove(sector: number, sectors: number): void {
-    const from = sector % SUBTREE_SECTORS;
+    const from = sector & SECTOR_IN_SUBTREE_MASK;
     this.#cut(this.#subtreeOf(sector, sectors), from, from + sectors);
+  }
+
+  /** The segment's bytes are gone: its extents are dead from now on. */
+  freeSegment(seg: number): void {
+    const word = (this.#live[seg]! + (1 << SEGMENT_BITS)) & this.#epoch_mask;
+    this.#live[seg] = word;
+    this.sweep(this.#share);
   }
 
   /** Marks clean what is left in the index of the bytes that lie at `place` of `seg`. What sticks out of the range is split off. */
@@ -208,7 +284,8 @@ export class ExtentIndex {
   #markPart(extent: number, base: number, start: number, stop: number, origin: number): void {
     if (this.isClean(extent)) return;
     if (stop - start === this.sectors(extent)) {
-      this.#leaves.words[extent + 1] = this.#leaves.words[extent + 1]! | EXTENT_CLEAN;
+      const at = wordOf(extent);
+      this.#leaves.words[at] = this.#leaves.words[at]! | CLEAN;
       return;
     }
     this.insertCached(base + start, stop - start, this.segment(extent), origin + start, true);
@@ -226,9 +303,9 @@ export class ExtentIndex {
   forEach(visit: (sector: number, extent: number) => void): void {
     for (let subtree = 0; subtree < this.subtrees; subtree++) {
       for (let entry = 0; entry < this.#leaf_count[subtree]!; entry++) {
-        const leaf = this.#leafAt(subtree, entry) * LEAF_WORDS;
-        for (let at = 0; at < this.#countAt(subtree, entry); at++) {
-          const extent = leaf + at * EXTENT_WORDS;
+        const leaf = this.#leafAt(subtree, entry);
+        for (let at = 0; at < this.#count(leaf); at++) {
+          const extent = (leaf << AT_BITS) | at;
           if (this.isLive(extent)) visit(subtree * SUBTREE_SECTORS + this.start(extent), extent);
         }
       }
@@ -238,223 +315,254 @@ export class ExtentIndex {
   #subtreeOf(sector: number, sectors: number): number {
     const subtree = Math.floor(sector / SUBTREE_SECTORS);
     assert(
-      sectors > 0 && (sector % SUBTREE_SECTORS) + sectors <= SUBTREE_SECTORS,
+      sectors > 0 && (sector & SECTOR_IN_SUBTREE_MASK) + sectors <= SUBTREE_SECTORS,
       "an extent lies in one subtree",
     );
     assert(subtree < this.subtrees, "an extent lies on the cached device");
     return subtree;
   }
 
-  // ---- looking
-
-  /** Stops at the first extent that ends after `from`; false: there is none. */
-  #seek(subtree: number, from: number): boolean {
-    const entries = this.#leaf_count[subtree]!;
-    if (entries === 0) return false;
-    this.#entry = this.#entryFor(subtree, from);
-    const leaf = this.#leafAt(subtree, this.#entry) * LEAF_WORDS;
-    const count = this.#countAt(subtree, this.#entry);
-    const words = this.#leaves.words;
-    let low = 0;
-    let high = count;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      const word = words[leaf + middle * EXTENT_WORDS]!;
-      if ((word & 0xffff) + (word >>> 16) > from) high = middle;
-      else low = middle + 1;
-    }
-    this.#at = low;
-    if (low < count) return true;
-    this.#entry++;
-    this.#at = 0;
-    return this.#entry < entries;
+  #word0(extent: number): number {
+    return this.#leaves.words[wordOf(extent)]!;
   }
 
-  /** The last leaf that starts at or before `from`, or the first one. */
-  #entryFor(subtree: number, from: number): number {
-    const words = this.#directories.words;
-    const run = this.#directory[subtree]!;
-    let low = 0;
-    let high = this.#leaf_count[subtree]! - 1;
-    while (low < high) {
-      const middle = (low + high + 1) >>> 1;
-      if ((words[run + middle * ENTRY_WORDS]! & 0xffff) <= from) low = middle;
-      else high = middle - 1;
+  #word1(extent: number): number {
+    return this.#leaves.words[wordOf(extent) + 1]!;
+  }
+
+  /** Where the extent ends, counted from the start of its subtree. */
+  #end(extent: number): number {
+    return this.start(extent) + this.sectors(extent);
+  }
+
+  #count(leaf: number): number {
+    return this.#leaves.halves[leaf * LEAF_HALVES + COUNT_HALF]!;
+  }
+
+  // ---- looking
+
+  /** Stops at the first extent that ends after `from`; false: there is none. Notes the gap for one that starts there, too. */
+  #seek(subtree: number, from: number): boolean {
+    const entries = this.#leaf_count[subtree]!;
+    this.#gap_entry = -1;
+    if (entries === 0) return false;
+    const entry = this.#entryFor(subtree, from);
+    const leaf = this.#leafAt(subtree, entry);
+    const { halves } = this.#leaves;
+    const at = startsUpTo(halves, leaf * LEAF_HALVES, from);
+    this.#entry = this.#gap_entry = entry;
+    this.#leaf = this.#gap_leaf = leaf;
+    this.#gap_at = at;
+    if (at > 0) {
+      const extent = (leaf << AT_BITS) | (at - 1);
+      this.#at = at - 1;
+      if (this.#end(extent) > from) return true;
+    } else if (entry > 0 && this.#reachesOver(subtree, entry - 1, from)) {
+      return true;
     }
-    return low;
+    this.#at = at;
+    if (at < halves[leaf * LEAF_HALVES + COUNT_HALF]!) return true;
+    if (entry + 1 === entries) return false;
+    this.#entry = entry + 1;
+    this.#leaf = this.#leafAt(subtree, entry + 1);
+    this.#at = 0;
+    return true;
+  }
+
+  /** Stops at the last extent of the leaf if it ends after `from`. */
+  #reachesOver(subtree: number, entry: number, from: number): boolean {
+    const leaf = this.#leafAt(subtree, entry);
+    const at = this.#count(leaf) - 1;
+    if (this.#end((leaf << AT_BITS) | at) <= from) return false;
+    this.#entry = entry;
+    this.#leaf = leaf;
+    this.#at = at;
+    return true;
+  }
+
+  /** The extent at which `#seek` stopped. */
+  #found(): number {
+    return (this.#leaf << AT_BITS) | this.#at;
+  }
+
+  /** The last leaf whose bound is at or before `from`. */
+  #entryFor(subtree: number, from: number): number {
+    const { halves } = this.#directories;
+    const first = this.#bounds[subtree]!;
+    let at = first;
+    for (let left = this.#leaf_count[subtree]!; left > 1;) {
+      const half = left >>> 1;
+      at += ((halves[at + half]! - from - 1) >> 31) & half;
+      left -= half;
+    }
+    return at - first;
+  }
+
+  /** An extent of the leaf before `entry` starts at `start` now, and ends at `end`. */
+  #raiseBound(subtree: number, entry: number, start: number, end: number): void {
+    if (entry === this.#leaf_count[subtree]!) return;
+    const { halves } = this.#directories;
+    const at = this.#bounds[subtree]! + entry;
+    if (halves[at]! <= start) halves[at] = end;
   }
 
   #leafAt(subtree: number, entry: number): number {
-    return this.#directories.words[this.#directory[subtree]! + entry * ENTRY_WORDS + 1]!;
-  }
-
-  #countAt(subtree: number, entry: number): number {
-    return this.#directories.words[this.#directory[subtree]! + entry * ENTRY_WORDS]! >>> 16;
+    return this.#directories.words[this.#numbers[subtree]! + entry]! | 0;
   }
 
   // ---- changing extents
 
-  /** Makes the range one extent. */
-  #replace(
-    sector: number,
-    sectors: number,
-    seg_flags: number,
-    place: number,
-    generation: number,
-  ): void {
+  /** Makes the range one extent. `place_flags`: word 0 but for the sectors; `word1`: word 1. */
+  #replace(sector: number, sectors: number, place_flags: number, word1: number): void {
     const subtree = this.#subtreeOf(sector, sectors);
-    const from = sector % SUBTREE_SECTORS;
-    const word = from | (sectors << 16);
-    // Most writes replace just what they overwrite.
+    const from = sector & SECTOR_IN_SUBTREE_MASK;
+    const word0 = place_flags | ((sectors - 1) << SECTORS_SHIFT);
     if (this.#seek(subtree, from)) {
-      const at = this.#leafAt(subtree, this.#entry) * LEAF_WORDS + this.#at * EXTENT_WORDS;
-      const words = this.#leaves.words;
-      if (words[at] === word) {
-        words[at + 1] = seg_flags;
-        words[at + 2] = place;
-        words[at + 3] = generation;
+      const extent = this.#found();
+      const start = this.start(extent);
+      // Most writes replace just what they overwrite.
+      if (start === from && this.sectors(extent) === sectors) {
+        const at = wordOf(extent);
+        this.#leaves.words[at] = word0;
+        this.#leaves.words[at + 1] = word1;
         return;
       }
-      if ((words[at]! & 0xffff) < from + sectors) this.#cut(subtree, from, from + sectors);
+      if (start < from + sectors) {
+        this.#cut(subtree, from, from + sectors);
+        this.#seek(subtree, from);
+      }
     }
-    this.#insert(subtree, word, seg_flags, place, generation);
+    this.#insert(subtree, from, word0, word1);
   }
 
   /** Empties `[from, to)`. What sticks out on either side of it stays. */
   #cut(subtree: number, from: number, to: number): void {
     while (this.#seek(subtree, from)) {
-      const extent = this.#leafAt(subtree, this.#entry) * LEAF_WORDS + this.#at * EXTENT_WORDS;
+      const extent = this.#found();
       const start = this.start(extent);
-      const end = start + this.sectors(extent);
+      const end = this.#end(extent);
       if (start >= to) return;
-      if (end > to) return this.#keepRight(subtree, extent, start, from, to, end);
-      if (start < from) this.#leaves.words[extent] = start | ((from - start) << 16);
+      if (end > to) return this.#keepRight(subtree, extent, start, from, to);
+      if (start < from) this.#setSectors(extent, from - start);
       else this.#deleteCovered(subtree, to);
     }
   }
 
-  /** The extent at the place sought sticks out on the right, and perhaps on the left: keeps these parts. */
-  #keepRight(
-    subtree: number,
-    extent: number,
-    start: number,
-    from: number,
-    to: number,
-    end: number,
-  ): void {
-    const words = this.#leaves.words;
-    const seg_flags = words[extent + 1]!;
-    const generation = words[extent + 3]!;
-    const moves = (seg_flags & EXTENT_PLACEHOLDER) === 0;
-    const place = moves ? words[extent + 2]! + (to - start) : words[extent + 2]!;
-    const word = to | ((end - to) << 16);
-    if (start < from) {
-      words[extent] = start | ((from - start) << 16);
-      return this.#insert(subtree, word, seg_flags, place, generation);
+  #setSectors(extent: number, sectors: number): void {
+    const at = wordOf(extent);
+    const rest = this.#leaves.words[at]! & ~(SECTORS_MASK << SECTORS_SHIFT);
+    this.#leaves.words[at] = rest | ((sectors - 1) << SECTORS_SHIFT);
+  }
+
+  /** The extent sticks out on the right, and perhaps on the left, of what is cut: keeps these parts. */
+  #keepRight(subtree: number, extent: number, start: number, from: number, to: number): void {
+    const { words, halves } = this.#leaves;
+    const at = wordOf(extent);
+    const end = this.#end(extent);
+    // A placeholder has no place: what it says there means nothing.
+    const place = (words[at]! + (to - start)) & PLACE_MASK;
+    const flags = words[at]! & (CLEAN | PLACEHOLDER);
+    const word0 = place | ((end - to - 1) << SECTORS_SHIFT) | flags;
+    if (start >= from) {
+      this.#raiseBound(subtree, this.#entry + 1, to, end);
+      halves[(extent >> AT_BITS) * LEAF_HALVES + (extent & AT_MASK)] = to;
+      words[at] = word0;
+      return;
     }
-    words[extent] = word;
-    words[extent + 2] = place;
-    if (this.#at === 0) {
-      this.#setEntry(subtree, this.#entry, to, this.#countAt(subtree, this.#entry));
-    }
+    const word1 = words[at + 1]!;
+    this.#setSectors(extent, from - start);
+    this.#seek(subtree, to);
+    this.#insert(subtree, to, word0, word1);
   }
 
   /** Deletes, from the place sought on, the extents of the leaf that end at or before `to`. */
   #deleteCovered(subtree: number, to: number): void {
-    const words = this.#leaves.words;
-    const leaf = this.#leafAt(subtree, this.#entry) * LEAF_WORDS;
-    const count = this.#countAt(subtree, this.#entry);
+    const leaf = this.#leaf;
+    const count = this.#count(leaf);
     let stop = this.#at + 1;
-    while (stop < count) {
-      const word = words[leaf + stop * EXTENT_WORDS]!;
-      if ((word & 0xffff) + (word >>> 16) > to) break;
-      stop++;
-    }
-    const at = leaf + this.#at * EXTENT_WORDS;
-    words.copyWithin(at, leaf + stop * EXTENT_WORDS, leaf + count * EXTENT_WORDS);
-    this.#shrink(subtree, this.#entry, count, count - (stop - this.#at));
+    while (stop < count && this.#end((leaf << AT_BITS) | stop) <= to) stop++;
+    this.#move(leaf, stop, count - stop, leaf, this.#at);
+    this.#shrink(subtree, this.#entry, leaf, count, count - (stop - this.#at));
   }
 
-  /** The entry's leaf has `left` extents of `count`: notes that, and drops the leaf if it is empty. */
-  #shrink(subtree: number, entry: number, count: number, left: number): void {
+  /** Moves extents, within a leaf to the left or into another leaf. */
+  #move(from_leaf: number, from_at: number, count: number, to_leaf: number, to_at: number): void {
+    const { halves, words } = this.#leaves;
+    const from_half = from_leaf * LEAF_HALVES + from_at;
+    halves.copyWithin(to_leaf * LEAF_HALVES + to_at, from_half, from_half + count);
+    const from_word = from_leaf * LEAF_WORDS + FIRST_EXTENT_WORD + from_at * 2;
+    const to_word = to_leaf * LEAF_WORDS + FIRST_EXTENT_WORD + to_at * 2;
+    words.copyWithin(to_word, from_word, from_word + count * 2);
+  }
+
+  /** The leaf has `left` extents of `count`: notes that, and drops it if it is empty. */
+  #shrink(subtree: number, entry: number, leaf: number, count: number, left: number): void {
     this.#extents -= count - left;
-    const leaf = this.#leafAt(subtree, entry);
-    if (left > 0) {
-      return this.#setEntry(subtree, entry, this.start(leaf * LEAF_WORDS), left);
-    }
+    if (left > 0) return this.#setCount(leaf, count, left);
     this.#leaves.put(leaf);
     this.#removeEntry(subtree, entry);
   }
 
-  /** Enters an extent into a range that is empty. */
-  #insert(
-    subtree: number,
-    word: number,
-    seg_flags: number,
-    place: number,
-    generation: number,
-  ): void {
-    const from = word & 0xffff;
-    if (this.#leaf_count[subtree] === 0) {
-      this.#insertEntry(subtree, 0, from, 0, this.#leaves.take());
+  /** The leaf has `count` extents; it had `before`. */
+  #setCount(leaf: number, before: number, count: number): void {
+    const { halves } = this.#leaves;
+    const first = leaf * LEAF_HALVES;
+    for (let at = count; at < before; at++) halves[first + at] = UNUSED_START;
+    halves[first + COUNT_HALF] = count;
+  }
+
+  /** Enters an extent that starts where `#seek` has just begun; its range is empty. */
+  #insert(subtree: number, from: number, word0: number, word1: number): void {
+    while (this.#gap_entry < 0 || this.#count(this.#gap_leaf) === LEAF_EXTENTS) {
+      if (this.#gap_entry < 0) this.#insertEntry(subtree, 0, 0, this.#leaves.take());
+      else this.#makeRoom(subtree, this.#gap_entry, this.#gap_leaf, from);
+      this.#seek(subtree, from);
     }
-    let entry = this.#entryFor(subtree, from);
-    // Dropping dead extents may move a leaf's start behind `from`: the leaf before it is the one then, and may be full.
-    while (this.#countAt(subtree, entry) === LEAF_EXTENTS) {
-      this.#makeRoom(subtree, entry, from);
-      entry = this.#entryFor(subtree, from);
+    const { halves, words } = this.#leaves;
+    const first_half = this.#gap_leaf * LEAF_HALVES;
+    const first_word = this.#gap_leaf * LEAF_WORDS + FIRST_EXTENT_WORD;
+    const count = halves[first_half + COUNT_HALF]!;
+    for (let at = count; at > this.#gap_at; at--) {
+      halves[first_half + at] = halves[first_half + at - 1]!;
+      const word = first_word + at * 2;
+      words[word] = words[word - 2]!;
+      words[word + 1] = words[word - 1]!;
     }
-    const words = this.#leaves.words;
-    const leaf = this.#leafAt(subtree, entry) * LEAF_WORDS;
-    const count = this.#countAt(subtree, entry);
-    const end = leaf + count * EXTENT_WORDS;
-    let at = end;
-    while (at > leaf && (words[at - EXTENT_WORDS]! & 0xffff) > from) at -= EXTENT_WORDS;
-    if (at < end) words.copyWithin(at + EXTENT_WORDS, at, end);
-    words[at] = word;
-    words[at + 1] = seg_flags;
-    words[at + 2] = place;
-    words[at + 3] = generation;
-    this.#setEntry(subtree, entry, words[leaf]! & 0xffff, count + 1);
+    halves[first_half + this.#gap_at] = from;
+    words[first_word + this.#gap_at * 2] = word0;
+    words[first_word + this.#gap_at * 2 + 1] = word1;
+    halves[first_half + COUNT_HALF] = count + 1;
     this.#extents++;
   }
 
   /** Makes room around `from` in a full leaf: drops what is dead, or splits it. */
-  #makeRoom(subtree: number, entry: number, from: number): void {
-    if (this.#dropDead(subtree, entry)) {
-      if (this.#leaf_count[subtree] === 0) {
-        this.#insertEntry(subtree, 0, from, 0, this.#leaves.take());
-      }
-      return;
-    }
-    const leaf = this.#leafAt(subtree, entry) * LEAF_WORDS;
-    const is_append = entry === this.#leaf_count[subtree]! - 1 &&
-      from > this.start(leaf + LEAF_WORDS - EXTENT_WORDS);
+  #makeRoom(subtree: number, entry: number, leaf: number, from: number): void {
+    if (this.#dropDead(subtree, entry)) return;
     const added = this.#leaves.take();
+    const { halves } = this.#leaves;
+    const is_append = entry === this.#leaf_count[subtree]! - 1 &&
+      from > halves[leaf * LEAF_HALVES + LEAF_EXTENTS - 1]!;
     // Ascending writes leave full leaves behind; others leave halves.
-    const kept = is_append ? LEAF_EXTENTS : LEAF_EXTENTS / 2;
-    const words = this.#leaves.words;
-    words.copyWithin(added * LEAF_WORDS, leaf + kept * EXTENT_WORDS, leaf + LEAF_WORDS);
-    const added_start = is_append ? from : words[added * LEAF_WORDS]! & 0xffff;
-    this.#setEntry(subtree, entry, this.start(leaf), kept);
-    this.#insertEntry(subtree, entry + 1, added_start, LEAF_EXTENTS - kept, added);
+    if (is_append) return this.#insertEntry(subtree, entry + 1, from, added);
+    const kept = (LEAF_EXTENTS + 1) / 2;
+    this.#move(leaf, kept, LEAF_EXTENTS - kept, added, 0);
+    this.#setCount(leaf, LEAF_EXTENTS, kept);
+    this.#setCount(added, 0, LEAF_EXTENTS - kept);
+    this.#insertEntry(subtree, entry + 1, halves[added * LEAF_HALVES]!, added);
   }
 
-  /** Drops the dead extents of a leaf. Returns whether there were any. */
+  /** Drops the dead extents of a leaf, and the leaf if it is empty then. Returns whether there were any. */
   #dropDead(subtree: number, entry: number): boolean {
-    const words = this.#leaves.words;
-    const leaf = this.#leafAt(subtree, entry) * LEAF_WORDS;
-    const count = this.#countAt(subtree, entry);
+    const leaf = this.#leafAt(subtree, entry);
+    const count = this.#count(leaf);
     let kept = 0;
     for (let at = 0; at < count; at++) {
-      const extent = leaf + at * EXTENT_WORDS;
-      if (!this.isLive(extent)) continue;
-      const to = leaf + kept * EXTENT_WORDS;
-      if (to !== extent) words.copyWithin(to, extent, extent + EXTENT_WORDS);
+      if (!this.isLive((leaf << AT_BITS) | at)) continue;
+      if (kept < at) this.#move(leaf, at, 1, leaf, kept);
       kept++;
     }
     if (kept === count) return false;
-    this.#shrink(subtree, entry, count, kept);
+    this.#shrink(subtree, entry, leaf, count, kept);
     return true;
   }
 
@@ -467,62 +575,73 @@ export class ExtentIndex {
 
   /** Makes the leaf and its next one a single leaf if they are empty enough. */
   #mergeNext(subtree: number, entry: number): void {
-    const count = this.#countAt(subtree, entry);
-    const next_count = this.#countAt(subtree, entry + 1);
-    if (count + next_count > MERGE_EXTENTS) return;
-    const leaf = this.#leafAt(subtree, entry) * LEAF_WORDS;
+    const leaf = this.#leafAt(subtree, entry);
     const next = this.#leafAt(subtree, entry + 1);
-    const words = this.#leaves.words;
-    const from = next * LEAF_WORDS;
-    words.copyWithin(leaf + count * EXTENT_WORDS, from, from + next_count * EXTENT_WORDS);
-    this.#setEntry(subtree, entry, this.start(leaf), count + next_count);
+    const count = this.#count(leaf);
+    const next_count = this.#count(next);
+    if (count + next_count > MERGE_EXTENTS) return;
+    this.#move(next, 0, next_count, leaf, count);
+    this.#setCount(leaf, count, count + next_count);
     this.#leaves.put(next);
     this.#removeEntry(subtree, entry + 1);
   }
 
   // ---- changing directories
 
-  #setEntry(subtree: number, entry: number, start: number, count: number): void {
-    const at = this.#directory[subtree]! + entry * ENTRY_WORDS;
-    this.#directories.words[at] = start | (count << 16);
-  }
-
-  #insertEntry(subtree: number, entry: number, start: number, count: number, leaf: number): void {
+  #insertEntry(subtree: number, entry: number, bound: number, leaf: number): void {
     const entries = this.#leaf_count[subtree]!;
-    this.#growDirectory(subtree, entries + 1);
-    const words = this.#directories.words;
-    const run = this.#directory[subtree]!;
-    const at = run + entry * ENTRY_WORDS;
-    if (entry < entries) words.copyWithin(at + ENTRY_WORDS, at, run + entries * ENTRY_WORDS);
-    words[at] = start | (count << 16);
-    words[at + 1] = leaf;
+    this.#growDirectory(subtree, entries);
+    const { halves, words } = this.#directories;
+    const bounds = this.#bounds[subtree]!;
+    const numbers = this.#numbers[subtree]!;
+    halves.copyWithin(bounds + entry + 1, bounds + entry, bounds + entries);
+    words.copyWithin(numbers + entry + 1, numbers + entry, numbers + entries);
+    halves[bounds + entry] = bound;
+    words[numbers + entry] = leaf;
     this.#leaf_count[subtree] = entries + 1;
   }
 
   #removeEntry(subtree: number, entry: number): void {
-    const words = this.#directories.words;
-    const run = this.#directory[subtree]!;
+    const { halves, words } = this.#directories;
+    const bounds = this.#bounds[subtree]!;
+    const numbers = this.#numbers[subtree]!;
     const entries = this.#leaf_count[subtree]!;
-    const at = run + entry * ENTRY_WORDS;
-    words.copyWithin(at, at + ENTRY_WORDS, run + entries * ENTRY_WORDS);
+    halves.copyWithin(bounds + entry, bounds + entry + 1, bounds + entries);
+    words.copyWithin(numbers + entry, numbers + entry + 1, numbers + entries);
     this.#leaf_count[subtree] = entries - 1;
-    if (entries > 1) return;
-    this.#directories.put(run, this.#class[subtree]!);
+    if (entries > 1) {
+      halves[bounds] = 0;
+      return;
+    }
+    this.#directories.put(bounds / 2, this.#class[subtree]!);
     this.#class[subtree] = NO_CLASS;
   }
 
+  /** Makes sure that the directory, which has `entries`, takes one more. A run holds two bounds in a word, then the numbers. */
   #growDirectory(subtree: number, entries: number): void {
     const size_class = this.#class[subtree]!;
-    const words = entries * ENTRY_WORDS;
-    if (size_class !== NO_CLASS && words <= classWords(size_class)) return;
-    const grown_class = classFor(words);
-    const grown = this.#directories.take(grown_class);
-    if (size_class !== NO_CLASS) {
-      const run = this.#directory[subtree]!;
-      this.#directories.words.copyWithin(grown, run, run + words - ENTRY_WORDS);
-      this.#directories.put(run, size_class);
-    }
-    this.#directory[subtree] = grown;
+    if (size_class !== NO_CLASS && entries < entriesIn(size_class)) return;
+    const grown_class = classFor(Math.ceil((entries + 1) / 2) * 3);
+    const run = this.#directories.take(grown_class);
+    const { halves, words } = this.#directories;
+    const bounds = this.#bounds[subtree]!;
+    const numbers = this.#numbers[subtree]!;
+    this.#bounds[subtree] = run * 2;
+    this.#numbers[subtree] = run + entriesIn(grown_class) / 2;
     this.#class[subtree] = grown_class;
+    if (size_class === NO_CLASS) return;
+    halves.copyWithin(run * 2, bounds, bounds + entries);
+    words.copyWithin(this.#numbers[subtree]!, numbers, numbers + entries);
+    this.#directories.put(bounds / 2, size_class);
   }
+}
+
+/** How many entries, an even number, a directory of this class has room for. */
+function entriesIn(size_class: number): number {
+  return Math.floor(classWords(size_class) / 3) * 2;
+}
+
+/** Where the two words of an extent are. */
+function wordOf(extent: number): number {
+  return (extent >> AT_BITS) * LEAF_WORDS + FIRST_EXTENT_WORD + (extent & AT_MASK) * 2;
 }

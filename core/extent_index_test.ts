@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Random, seedOr } from "../tests/random.ts";
 import { AssertionFailure } from "./assert.ts";
-import { ExtentIndex, SUBTREE_SECTORS } from "./extent_index.ts";
+import { ExtentIndex, MAX_EPOCHS, SUBTREE_SECTORS } from "./extent_index.ts";
 
 const SEGMENTS = 8;
 
@@ -15,29 +15,20 @@ interface Cell {
   readonly fill: number;
 }
 
-/** Generations that a test changes. */
-class TestGenerations {
-  readonly values: number[] = Array.from({ length: SEGMENTS }, () => 0);
-
-  low(seg: number): number {
-    return this.values[seg]! >>> 0;
-  }
-}
-
 /** The index beside a plain array of sectors that should say the same. */
 class Twin {
-  readonly generations = new TestGenerations();
+  readonly generations: number[] = Array.from({ length: SEGMENTS }, () => 0);
   readonly index: ExtentIndex;
   readonly cells: (Cell | undefined)[];
 
-  constructor(size_sectors: number) {
-    this.index = new ExtentIndex(size_sectors, this.generations);
+  constructor(size_sectors: number, epochs?: number) {
+    this.index = new ExtentIndex(size_sectors, SEGMENTS, epochs);
     this.cells = new Array(size_sectors);
   }
 
   insertCached(sector: number, sectors: number, seg: number, place: number, clean = false): void {
     this.index.insertCached(sector, sectors, seg, place, clean);
-    const gen = this.generations.values[seg]!;
+    const gen = this.generations[seg]!;
     for (let i = 0; i < sectors; i++) {
       this.cells[sector + i] = { seg, gen, place: place + i, clean, fill: -1 };
     }
@@ -66,14 +57,15 @@ class Twin {
 
   /** The segment's bytes are dead from now on. */
   free(seg: number): void {
-    this.generations.values[seg]!++;
+    this.generations[seg]!++;
+    this.index.freeSegment(seg);
   }
 
   /** What should be found at the sector. */
   live(sector: number): Cell | undefined {
     const cell = this.cells[sector];
     const is_live = cell !== undefined &&
-      (cell.fill >= 0 || cell.gen === this.generations.values[cell.seg]);
+      (cell.fill >= 0 || cell.gen === this.generations[cell.seg]);
     return is_live ? cell : undefined;
   }
 
@@ -231,11 +223,18 @@ Deno.test("a range that crosses a subtree's end, or has no sector, is no extent"
 });
 
 Deno.test("largest segment number and place", () => {
-  const index = new ExtentIndex(SUBTREE_SECTORS, { low: () => 0xffff_ffff });
-  index.insertCached(8191, 1, 1_048_575, 32743, true);
-  const extent = index.find(8191);
-  assertEquals([index.segment(extent), index.place(extent)], [1_048_575, 32743]);
-  assert(index.isLive(extent) && index.isClean(extent) && !index.isPlaceholder(extent));
+  const index = new ExtentIndex(SUBTREE_SECTORS, 1_048_576);
+  for (let epoch = 0; epoch < MAX_EPOCHS; epoch++) {
+    index.insertCached(8191, 1, 1_048_575, 32767, true);
+    const extent = index.find(8191);
+    assertEquals([index.segment(extent), index.place(extent)], [1_048_575, 32767]);
+    assert(index.isLive(extent) && index.isClean(extent) && !index.isPlaceholder(extent));
+    index.freeSegment(1_048_575);
+    assertEquals(index.extents, 0, "the only subtree was swept");
+  }
+  assertThrows(() => index.insertCached(0, 2, 0, 32767, true), AssertionFailure);
+  assertThrows(() => new ExtentIndex(SUBTREE_SECTORS, 1_048_577), AssertionFailure);
+  assertThrows(() => new ExtentIndex(SUBTREE_SECTORS, 1, 2 * MAX_EPOCHS), AssertionFailure);
 });
 
 Deno.test("a freed segment's extents are dead at once, wherever they are", () => {
@@ -267,12 +266,12 @@ Deno.test("an extent between a full leaf and one whose first extents are dead", 
 Deno.test("sweeping every subtree drops the dead extents and nothing else", () => {
   const twin = new Twin(3 * SUBTREE_SECTORS);
   for (let i = 0; i < 3000; i++) twin.insertCached(i * 8, 4, i % 3, i * 4);
-  twin.free(0);
-  twin.free(2);
-  assertEquals(twin.index.extents, 3000);
-  twin.index.sweep(1);
-  assert(twin.index.extents < 3000 && twin.index.extents > 1000, "one of three subtrees");
+  twin.free(0); // sweeps a subtree, as its share
+  assert(twin.index.extents < 3000 && twin.index.extents > 2000, "one of three subtrees");
   twin.index.sweep(2);
+  assertEquals(twin.index.extents, 2000);
+  twin.free(2);
+  twin.index.sweep(3);
   assertEquals(twin.index.extents, 1000);
   assertEquals(twin.check("swept"), 1000);
   twin.free(1);
@@ -357,22 +356,26 @@ Deno.test("a subtree of 8192 one-sector extents, filled in any order, and emptie
 
 /**
  * [seed, longest change in sectors, subtrees swept when a segment is freed, how often one is, sectors of the area, how long the
- * extents of one change are]
+ * extents of one change are, epochs]
  */
 const RANDOM = [
-  [41, 4, 0, 0.01, 500, Infinity],
-  [42, 64, 1, 0.01, 16000, Infinity],
-  [43, 2000, 3, 0.01, 16000, Infinity],
-  [44, 8, 1, 0.01, 4000, Infinity],
+  [41, 4, 0, 0.01, 500, Infinity, MAX_EPOCHS],
+  [42, 64, 1, 0.01, 16000, Infinity, MAX_EPOCHS],
+  [43, 2000, 3, 0.01, 16000, Infinity, MAX_EPOCHS],
+  [44, 8, 1, 0.01, 4000, Infinity, MAX_EPOCHS],
   // Runs of short extents in one segment, many of them dead.
-  [45, 64, 0, 0.02, 400, 1],
-  [46, 40, 0, 0.01, 1500, 2],
-  [47, 100, 1, 0.02, 1000, 1],
+  [45, 64, 0, 0.02, 400, 1, MAX_EPOCHS],
+  [46, 40, 0, 0.01, 1500, 2, MAX_EPOCHS],
+  [47, 100, 1, 0.02, 1000, 1, MAX_EPOCHS],
+  // Epochs come round again and again.
+  [48, 8, 0, 0.2, 16000, Infinity, 2],
+  [49, 64, 0, 0.2, 16000, 3, 4],
+  [50, 8, 1, 0.3, 16000, Infinity, 8],
 ] as const;
-for (const [seed, most_sectors, swept, freed, area, size] of RANDOM) {
-  Deno.test(`random changes of up to ${most_sectors} sectors in ${area}, extents of ${size}, against a plain array of sectors`, () => {
+for (const [seed, most_sectors, swept, freed, area, size, epochs] of RANDOM) {
+  Deno.test(`random changes of up to ${most_sectors} sectors in ${area}, extents of ${size}, ${epochs} epochs, against a plain array of sectors`, () => {
     const random = new Random(seedOr(seed));
-    const twin = new Twin(2 * SUBTREE_SECTORS + 1000);
+    const twin = new Twin(2 * SUBTREE_SECTORS + 1000, epochs);
     let keys: [number, number, number, number][] = [];
     for (let step = 0; step < 12_000; step++) {
       const sectors = random.between(1, most_sectors);
@@ -389,7 +392,7 @@ for (const [seed, most_sectors, swept, freed, area, size] of RANDOM) {
         twin.index.sweep(swept);
       } else if (choice < 70) {
         const seg = random.below(SEGMENTS);
-        const place = step * 9000; // no two changes lie alike
+        const place = random.below(32768 - most_sectors);
         for (let at = 0; at < count; at += size) {
           const part = Math.min(size, count - at);
           twin.insertCached(sector + at, part, seg, place + at, random.chance(0.3));

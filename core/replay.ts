@@ -98,9 +98,6 @@ export function replay(
     );
   }
   checkLogSegments(cache, tables.segments);
-  // Extents from before a generation was taken over are dead. They go now: forged generations lie so far apart that what the
-  // index compares of them, the low half, may meet again.
-  tables.index.sweep(tables.index.subtrees);
   cache.persist(memory);
   memory.barrierSync();
   tables.segments.settle();
@@ -125,6 +122,7 @@ function replayKey(
   if (gen < current) return;
   if (gen > current) {
     cache.generations.adopt(seg, gen);
+    tables.index.freeSegment(seg);
     tables.segments.forgetKeys(seg);
     tables.sums?.clear(seg);
     dirty_bytes[seg] = 0;

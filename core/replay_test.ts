@@ -48,7 +48,7 @@ function replayed(builder: LogBuilder): Outcome {
   const stores = memory.stores;
   try {
     const cache = openCache(builder);
-    const index = new ExtentIndex(DEVICE_BYTES / 512, cache.generations);
+    const index = new ExtentIndex(DEVICE_BYTES / 512, cache.n_segs);
     const segments = new Segments(TOTAL, cache.generations, () => {});
     const sums = new KeySums(TOTAL);
     const tables = { index, segments, sums };

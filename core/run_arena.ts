@@ -47,9 +47,11 @@ export function classWords(size_class: number): number {
   return CLASS_WORDS[size_class]!;
 }
 
-/** The arena. `words` is replaced when it grows: read the property again after every `take`. */
+/** The arena. `words` and `halves` are replaced when it grows: read the properties again after every `take`. */
 export class RunArena {
   words: Uint32Array<ArrayBuffer> = new Uint32Array(FIRST_WORDS);
+  /** The same memory in units of 16 bits. */
+  halves: Uint16Array<ArrayBuffer> = new Uint16Array(this.words.buffer);
   #used_words = 0;
   /** Head of each class's free list; a free run's first word names the next one. */
   readonly #free: Uint32Array = new Uint32Array(CLASS_WORDS.length).fill(NO_RUN);
@@ -87,5 +89,6 @@ export class RunArena {
     const grown = new Uint32Array(words);
     grown.set(this.words);
     this.words = grown;
+    this.halves = new Uint16Array(grown.buffer);
   }
 }

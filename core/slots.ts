@@ -335,11 +335,6 @@ export class Generations {
     return this.#gens[seg]!;
   }
 
-  /** The low 32 bits of that generation: what the index keeps with an extent. */
-  low(seg: number): number {
-    return this.#gens[seg]! >>> 0;
-  }
-
   /** Gives cache segment `seg` its next generation and persists it; durable after the next barrier. */
   bump(seg: number): void {
     assert(seg < this.#gens.length, "the segment exists");

@@ -155,7 +155,7 @@ export class WriteBack {
     this.#reader = new LogReader(cache, memory, seg, off);
     this.#batch_seg = this.#durable_seg = seg;
     this.#batch_off = this.#durable_off = off;
-    this.#merged = new ExtentIndex(SUBTREE_SECTORS, { low: () => 0 });
+    this.#merged = new ExtentIndex(SUBTREE_SECTORS, cache.n_segs);
   }
 
   /** The durable dirty tail: segment. GC may go up to here. */

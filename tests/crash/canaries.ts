@@ -92,8 +92,8 @@ export const CANARIES: readonly Canary[] = [
   {
     name: "what lay in a freed segment still counts",
     file: "extent_index.ts",
-    find: "return words[extent + 3]! === this.#generations.low(seg_flags & SEGMENT_MASK);",
-    replace: "return this.#generations.low(seg_flags & SEGMENT_MASK) >= 0;",
+    find: "return this.#live[word & SEGMENT_MASK] === word;",
+    replace: "return this.#live[word & SEGMENT_MASK] !== undefined;",
   },
   {
     name: "a copy of a duplicated structure is not persisted",
