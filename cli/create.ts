@@ -5,6 +5,7 @@
  */
 
 import { CacheError } from "../core/errors.ts";
+import { formatNbdUri, isNbdUri, type NbdAddress, parseNbdUri } from "../core/nbd_uri.ts";
 import { MAX_TABLE_CHARS, parseTable, type Table, type TableSource } from "../core/table.ts";
 import { absolutePath, checkName, checkUuid, runRoot } from "../io/run_dir.ts";
 import { parseConcise } from "./concise.ts";
@@ -157,9 +158,16 @@ function fileProblem(error: unknown): string {
   return (error as Error).message;
 }
 
-/** The kernel prints devices as `major:minor` in its tables, so that is taken as well as a path. */
+/** The kernel prints devices as `major:minor` in its tables, so that is taken as well as a path, or an NBD URI. */
 function devicePath(dev: string): string {
+  if (isNbdUri(dev)) return absoluteUri(parseNbdUri(dev));
   return /^[0-9]+:[0-9]+$/.test(dev) ? `/dev/block/${dev}` : absolutePath(dev);
+}
+
+/** The device process works in another directory: a socket's path must not depend on it. */
+function absoluteUri(address: NbdAddress): string {
+  if (address.transport === "tcp") return formatNbdUri(address);
+  return formatNbdUri({ ...address, socket_path: absolutePath(address.socket_path) });
 }
 
 /**

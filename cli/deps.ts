@@ -26,10 +26,14 @@ export async function run(names: string[], options: Options): Promise<boolean> {
   return is_ok;
 }
 
-/** `2 dependencies\t: (MAJ, MIN) (MAJ, MIN)`, or with names: the cache device, then the backing device. */
+/**
+ * `2 dependencies\t: (MAJ, MIN) (MAJ, MIN)`, or with names: the cache device, then the backing device. One on a server
+ * has no number: `(nbd)` stands in its place.
+ */
 export function depsLine(info: InfoReply, form: DeviceForm): string {
-  const items = dependencies(info).map(({ major, minor, path }) =>
-    form === "devno" ? ` (${major}, ${minor})` : ` (${shortPath(path)})`
-  );
+  const items = dependencies(info).map(({ major, minor, path }) => {
+    if (form !== "devno") return ` (${shortPath(path)})`;
+    return major === null ? " (nbd)" : ` (${major}, ${minor})`;
+  });
   return `${items.length} dependencies\t:${items.join("")}`;
 }

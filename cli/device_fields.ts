@@ -14,17 +14,21 @@ export const MAJOR = 0;
 /** One thing that a device stands on. */
 export interface Dependency {
   readonly role: "cache" | "backing";
+  /** A path, or an NBD URI. */
   readonly path: string;
-  readonly major: number;
-  readonly minor: number;
+  /** null: it is on an NBD server and has no number. */
+  readonly major: number | null;
+  readonly minor: number | null;
 }
+
+const NO_NUMBER = { major: null, minor: null };
 
 /** What the device stands on: the cache device, then the backing device; nothing before a table is loaded. */
 export function dependencies(info: InfoReply): Dependency[] {
   if (info.cache_path === "") return [];
   return [
     { role: "cache", path: info.cache_path, ...info.cache_dev },
-    { role: "backing", path: info.backing_path, ...info.backing_dev },
+    { role: "backing", path: info.backing_path, ...(info.backing_dev ?? NO_NUMBER) },
   ];
 }
 
@@ -205,7 +209,9 @@ const DEPS_FIELDS: Section<InfoReply> = {
       16,
       "string",
       "List of device numbers of devices used by this one.",
-      (info) => dependencies(info).map((dep) => `${dep.major}:${dep.minor}`).join(","),
+      (info) =>
+        dependencies(info).filter(({ major }) => major !== null)
+          .map(({ major, minor }) => `${major}:${minor}`).join(","),
     ),
     field(
       "blkdevs_used",
@@ -297,7 +303,7 @@ const OWN_FIELDS: Section<InfoReply> = {
       "BackingDev",
       10,
       "string",
-      "Path of the backing device.",
+      "Path or NBD URI of the backing device.",
       (i) => i.backing_path,
     ),
   ],

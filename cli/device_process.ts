@@ -6,6 +6,7 @@
  */
 
 import { CacheError } from "../core/errors.ts";
+import { isNbdUri } from "../core/nbd_uri.ts";
 import { detachStreams } from "../io/detach.ts";
 import { runDevice } from "../io/device.ts";
 import type { DeviceConfig, DeviceEvent } from "../io/device_config.ts";
@@ -37,7 +38,9 @@ export async function runDeviceProcess(): Promise<boolean> {
  * From `ready` on the folder stays behind when the device fails: its log says why, and nobody else would.
  */
 function serve({ run_root, minor: wanted_minor, device }: Order): void {
-  const reservation = reserveDevice(run_root, device.name, device.uuid, wanted_minor);
+  const { name, uuid, backing_path } = device;
+  const backing_uri = isNbdUri(backing_path) ? backing_path : "";
+  const reservation = reserveDevice(run_root, name, uuid, wanted_minor, backing_uri);
   let is_ready = false;
   try {
     const { run_dir, minor } = reservation;

@@ -48,6 +48,8 @@ const INFO: InfoReply = {
   backing_path: "/srv/disk.img",
   cache_dev: { major: 259, minor: 0 },
   backing_dev: { major: 8, minor: 16 },
+  backing_trouble: "",
+  backing_outages: 0,
   cache_kind: "pmem",
   loop: "io_uring",
 };
@@ -88,6 +90,15 @@ Deno.test("info shows the UUID and what makes the device special", () => {
 Deno.test("deps prints numbers or names, the cache device first", () => {
   assertEquals(depsLine(INFO, "devno"), "2 dependencies\t: (259, 0) (8, 16)");
   assertEquals(depsLine(INFO, "devname"), "2 dependencies\t: (pmem0) (/srv/disk.img)");
+});
+
+Deno.test("a backing device on a server has no number, and a state", () => {
+  const info = { ...INFO, backing_path: "nbd://h/x", backing_dev: null };
+  assertEquals(depsLine(info, "devno"), "2 dependencies\t: (259, 0) (nbd)");
+  assertEquals(depsLine(info, "devname"), "2 dependencies\t: (pmem0) (nbd://h/x)");
+  assertEquals(infoText(info).split("\n")[11], "Backing:           connected");
+  const away = infoText({ ...info, backing_trouble: "Connection refused" });
+  assertEquals(away.split("\n")[11], "Backing:           not connected (Connection refused)");
 });
 
 Deno.test("a target's version stands in column 17", () => {

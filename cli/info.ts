@@ -84,5 +84,12 @@ export function infoText(info: InfoReply): string {
   lines.push(`Frontend:          ${info.frontend}`);
   if (info.uri !== "") lines.push(`URI:               ${info.uri}`);
   lines.push(`PID:               ${info.pid}`);
+  const is_on_server = info.backing_path !== "" && info.backing_dev === null;
+  if (is_on_server) lines.push(`Backing:           ${backingState(info)}`);
   return lines.join("\n") + "\n";
+}
+
+/** How the connection to a backing device on a server is. */
+function backingState({ backing_trouble }: InfoReply): string {
+  return backing_trouble === "" ? "connected" : `not connected (${backing_trouble})`;
 }

@@ -88,6 +88,8 @@ function deviceLabel(info: InfoReply, form: TreeForm): string {
 }
 
 function dependencyLabel(dep: Dependency, form: TreeForm): string {
-  const name = form.has("blkdevname") ? ` <${shortPath(dep.path)}>` : "";
+  const has_number = dep.major !== null;
+  const name = form.has("blkdevname") || !has_number ? ` <${shortPath(dep.path)}>` : "";
+  if (!has_number) return name;
   return name + (form.has("nodevice") ? "" : ` (${dep.major}:${dep.minor})`);
 }

@@ -16,6 +16,7 @@
 
 import { CacheError } from "./errors.ts";
 import { SECTOR_BYTES } from "./format.ts";
+import { isNbdUri, parseNbdUri } from "./nbd_uri.ts";
 
 /** The target type that a table line names. */
 export const TARGET_TYPE = "pcache";
@@ -35,7 +36,7 @@ export interface Table {
   readonly length_sectors: number | null;
   /** The cache device as it was written: a path, or `major:minor`. */
   readonly cache_dev: string;
-  /** The backing device as it was written: a path, or `major:minor`. */
+  /** The backing device as it was written: a path, `major:minor`, or an NBD URI that `parseNbdUri` takes. */
   readonly backing_dev: string;
   /** The only mode there is. */
   readonly cache_mode: "writeback";
@@ -150,6 +151,12 @@ function parseParams(
       `Insufficient args: "${words.join(" ")}", wanted <cache_dev> <backing_dev>`,
     );
   }
+  if (isNbdUri(cache_dev)) {
+    throw new CacheError(
+      `Error opening cache device: ${cache_dev}: only a backing device may be an NBD URI`,
+    );
+  }
+  if (isNbdUri(backing_dev)) parseNbdUri(backing_dev);
   const options = parseOptions(takeOptionWords(rest, is_count_wanted));
   return { length_sectors, cache_dev, backing_dev, ...options };
 }

@@ -42,6 +42,11 @@ const GOOD: [name: string, text: string, wanted: Table][] = [
     cache_dev: "259:0",
     backing_dev: "8:16",
   }],
+  ["a backing device on a server", "0 8 pcache /c nbd+unix:///x?socket=/a%20b 0", {
+    ...PLAIN,
+    length_sectors: 8,
+    backing_dev: "nbd+unix:///x?socket=/a%20b",
+  }],
 ];
 
 for (const [name, text, wanted] of GOOD) {
@@ -54,6 +59,8 @@ for (const [name, text, wanted] of GOOD) {
 }
 
 const BAD: [text: string, message: string][] = [
+  ["pcache nbd://h/x /b", "Error opening cache device: nbd://h/x: only a backing device may be"],
+  ["pcache /c nbds://h/x", "Error opening backing device: nbds://h/x: TLS is not there yet"],
   ["", "Empty table"],
   ["# only a comment\n\n", "Empty table"],
   ["pcache /c", "Invalid format on line 1 of table."],

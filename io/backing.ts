@@ -25,12 +25,40 @@ const READ = 1;
 const WRITE = 2;
 const FLUSH = 3;
 
+/** Who is told of the ends of requests: the engine. */
+export interface BackingUser {
+  backingDone(id: number, errno: number): void;
+}
+
+/** A backing device in the device's loop. */
+export interface LoopBacking extends Backing {
+  /** Why requests have to wait: the device is away for now. "": it is there. */
+  readonly trouble: string;
+  /** How often it has been away. */
+  readonly outage_count: number;
+  /** Takes a completion of the ring, with what its token holds besides the kind, and tells `user` what ended by it. */
+  handle(index: number, result: number, user: BackingUser): void;
+  /**
+   * Looks after what time brings, and hands new requests on; to be called after the engine was pumped. True: it has told
+   * `user` of ends, so the engine is to be pumped again.
+   */
+  turn(now_ms: number, user: BackingUser): boolean;
+  /** How long the loop may sleep before the next turn. */
+  nextTimerMs(now_ms: number): number;
+  /** From now on requests do not wait for a device that is away, or comes to be: they fail. */
+  stopWaiting(now_ms: number): void;
+  /** Gives back what it has opened itself. */
+  close(): void;
+}
+
 /** What `FileBacking.ended` says of a request that goes on. */
 export const UNDER_WAY = -1;
 
 /** A backing device on a file or block device. */
-export class FileBacking implements Backing {
+export class FileBacking implements LoopBacking {
   readonly size_bytes: number;
+  readonly trouble = "";
+  readonly outage_count = 0;
 
   readonly #arena: Arena;
   readonly #ring: Ring;
@@ -139,6 +167,22 @@ export class FileBacking implements Backing {
     this.#op[id] = NONE;
     return short ? EIO : result < 0 ? -result : 0;
   }
+
+  handle(id: number, result: number, user: BackingUser): void {
+    const errno = this.ended(id, result);
+    if (errno !== UNDER_WAY) user.backingDone(id, errno);
+  }
+
+  // Requests are handed on as they come, and time changes nothing.
+  turn(): boolean {
+    return false;
+  }
+
+  nextTimerMs(): number {
+    return Infinity;
+  }
+
+  stopWaiting(): void {}
 
   /** Closes the device's second descriptor. */
   close(): void {

@@ -82,7 +82,12 @@ export interface InfoReply {
   cache_path: string;
   backing_path: string;
   cache_dev: DeviceNumber;
-  backing_dev: DeviceNumber;
+  /** null: the backing device is on an NBD server. */
+  backing_dev: DeviceNumber | null;
+  /** Why the backing device is away for now; "": it is there. */
+  backing_trouble: string;
+  /** How often it has been away since the device was created. */
+  backing_outages: number;
   /** What the cache device was found to be (DESIGN §4). */
   cache_kind: "pmem" | "file" | "block" | "tmpfs";
   /** The event loop in use. */

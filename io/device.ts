@@ -12,9 +12,10 @@ import { Engine } from "../core/engine.ts";
 import { CacheError } from "../core/errors.ts";
 import { inspectCache, prepareCache } from "../core/media.ts";
 import { SECTOR_BYTES } from "../core/format.ts";
+import { isNbdUri } from "../core/nbd_uri.ts";
 import { deviceSectors, formatTable, type Table } from "../core/table.ts";
 import { Arena } from "./arena.ts";
-import { FileBacking, UNDER_WAY } from "./backing.ts";
+import type { LoopBacking } from "./backing.ts";
 import { ControlServer } from "./control.ts";
 import {
   BUSY,
@@ -32,6 +33,7 @@ import {
 import { closeDevice, type DeviceFile, openDevice } from "./files.ts";
 import { Medium } from "./medium.ts";
 import { NbdServer } from "./nbd/server.ts";
+import { openBacking, type OpenedBacking } from "./open_backing.ts";
 import { Removal } from "./removal.ts";
 import { openRing, type Ring } from "./ring.ts";
 import * as sockets from "./sockets.ts";
@@ -79,11 +81,6 @@ function openAll(
 ): Device {
   const cache_file = openDevice("cache", config.cache_path);
   cleanup.defer(() => closeDevice(cache_file));
-  const backing_file = openDevice("backing", config.backing_path, cache_file);
-  cleanup.defer(() => closeDevice(backing_file));
-  const table = tableOf(config);
-  const length_sectors = deviceSectors(table, backing_file.size_bytes);
-
   const arena = new Arena({
     cache_bytes: cache_file.size_bytes,
     buffer_bytes: BUFFER_BYTES,
@@ -93,9 +90,12 @@ function openAll(
   const ring = openRing(arena, RING_ENTRIES);
   cleanup.defer(() => ring.close());
   const memory = new Medium(arena, cache_file, ring, tokenOf(KIND_BARRIER));
-  const served_file = { ...backing_file, size_bytes: length_sectors * SECTOR_BYTES };
-  const backing = new FileBacking(arena, served_file, ring, KIND_BACKING);
-  cleanup.defer(() => backing.close());
+  const { backing_path } = config;
+  const table = tableOf(config);
+  if (isNbdUri(backing_path)) tell({ event: "progress", text: `connecting to ${backing_path}` });
+  const sectorsOf = (bytes: number) => deviceSectors(table, bytes);
+  const place = { arena, ring, user_kind: KIND_BACKING, cache_file, cleanup };
+  const backing = openBacking(backing_path, sectorsOf, place);
 
   // Nothing has been written yet. All that can be refused is refused before something is.
   const inspection = naming("cache dev", config, () => inspectCache(memory, config));
@@ -105,10 +105,12 @@ function openAll(
   const cache = naming("cache dev", config, () => prepareCache(memory, inspection));
   tell({ event: "progress", text: inspection.fresh ? "new cache" : "reading the log" });
   const now_ms = performance.now();
-  const engine = naming("pcache", config, () => Engine.open({ memory, backing, cache, now_ms }));
-  const table_line = formatTable(table, length_sectors);
-  const files = { cache: cache_file, backing: backing_file };
-  return new Device(config, { arena, ring, memory, backing, engine, listeners, files, table_line });
+  const engine_parts = { memory, backing: backing.device, cache, now_ms };
+  const engine = naming("pcache", config, () => Engine.open(engine_parts));
+  const table_line = formatTable(table, backing.length_sectors);
+  return new Device(config, {
+    ...{ arena, ring, memory, cache_file, backing, engine, listeners, table_line },
+  });
 }
 
 function tableOf(config: DeviceConfig): Table {
@@ -177,10 +179,10 @@ interface Parts {
   readonly arena: Arena;
   readonly ring: Ring;
   readonly memory: Medium;
-  readonly backing: FileBacking;
+  readonly cache_file: DeviceFile;
+  readonly backing: OpenedBacking;
   readonly engine: Engine;
   readonly listeners: Listeners;
-  readonly files: { cache: DeviceFile; backing: DeviceFile };
   readonly table_line: string;
 }
 
@@ -190,7 +192,7 @@ class Device {
   readonly #parts: Parts;
   readonly #ring: Ring;
   readonly #engine: Engine;
-  readonly #backing: FileBacking;
+  readonly #backing: LoopBacking;
   readonly #nbd: NbdServer;
   readonly #control: ControlServer;
   readonly #removal: Removal;
@@ -202,7 +204,7 @@ class Device {
     this.#parts = parts;
     this.#ring = ring;
     this.#engine = engine;
-    this.#backing = parts.backing;
+    this.#backing = parts.backing.device;
     this.#nbd = new NbdServer({
       arena,
       ring,
@@ -231,6 +233,7 @@ class Device {
       engine,
       clientCount: () => this.#nbd.serving_count,
       admit: (on) => this.#admit(on),
+      backingTrouble: () => this.#backing.trouble,
     });
   }
 
@@ -279,7 +282,9 @@ class Device {
     const ring = this.#ring;
     while (ring.next()) this.#handle(ring.user, ring.result);
     const now_ms = performance.now();
-    do this.#engine.pump(now_ms); while (this.#nbd.turn(now_ms));
+    do this.#engine.pump(now_ms); while (
+      this.#nbd.turn(now_ms) || this.#backing.turn(now_ms, this.#engine)
+    );
     this.#control.turn(now_ms);
     if (this.#removal.is_under_way) this.#removeOn(now_ms);
   }
@@ -288,7 +293,7 @@ class Device {
     const kind = user >>> KIND_SHIFT;
     switch (kind) {
       case KIND_BACKING:
-        return this.#backingEnded(user & INDEX_MASK, result);
+        return this.#backing.handle(user & INDEX_MASK, result, this.#engine);
       case KIND_BARRIER:
         return this.#engine.barrierDone(result < 0 ? -result : 0);
       case KIND_CONTROL_ACCEPT:
@@ -300,15 +305,11 @@ class Device {
     }
   }
 
-  #backingEnded(id: number, result: number): void {
-    const errno = this.#backing.ended(id, result);
-    if (errno !== UNDER_WAY) this.#engine.backingDone(id, errno);
-  }
-
   #sleepMs(): number {
     const now_ms = performance.now();
     return Math.min(
       this.#engine.nextTimerMs(now_ms),
+      this.#backing.nextTimerMs(now_ms),
       this.#nbd.nextTimerMs(now_ms),
       this.#control.nextTimerMs(now_ms),
       this.#removal.nextTimerMs(),
@@ -318,6 +319,7 @@ class Device {
   #removeOn(now_ms: number): void {
     const refusal = this.#removal.step(now_ms);
     if (refusal !== null) this.#control.reply(this.#removal.client, refusal);
+    if (this.#removal.is_closing) this.#backing.stopWaiting(now_ms);
     this.#engine.pump(now_ms);
   }
 
@@ -351,7 +353,7 @@ class Device {
   }
 
   #info(): ControlReply {
-    const { files, listeners, memory } = this.#parts;
+    const { cache_file, backing, listeners, memory } = this.#parts;
     const { name, uuid, minor, read_only, cache_path, backing_path } = this.#config;
     return {
       ok: true,
@@ -372,8 +374,10 @@ class Device {
       length_sectors: this.#engine.size_bytes / SECTOR_BYTES,
       cache_path,
       backing_path,
-      cache_dev: { major: files.cache.major, minor: files.cache.minor },
-      backing_dev: { major: files.backing.major, minor: files.backing.minor },
+      cache_dev: { major: cache_file.major, minor: cache_file.minor },
+      backing_dev: backing.number,
+      backing_trouble: backing.device.trouble,
+      backing_outages: backing.device.outage_count,
       cache_kind: memory.kind,
       loop: this.#ring.name,
     };

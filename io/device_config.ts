@@ -13,8 +13,9 @@ export interface DeviceConfig {
   /** The minor number that the device shows in `ls` and `info`. */
   minor: number;
   read_only: boolean;
-  /** Absolute paths, or paths relative to the working directory of the device process. */
+  /** An absolute path, or one relative to the working directory of the device process. */
   cache_path: string;
+  /** The same, or an NBD URI as `formatNbdUri` writes it. */
   backing_path: string;
   data_crc: boolean;
   /** Size of the cached device, in sectors of 512 bytes; null: the whole backing device. */

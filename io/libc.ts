@@ -57,6 +57,10 @@ const symbols = {
   shutdown: { parameters: ["i32", "i32"], result: "i32" },
   accept4: { parameters: ["i32", "u64", "u64", "i32"], result: "i32" },
   recv: { parameters: ["i32", "u64", "u64", "i32"], result: "i32" },
+  /** Name, service, hints, where the pointer to the first result goes. */
+  getaddrinfo: { parameters: ["buffer", "u64", "buffer", "buffer"], result: "i32" },
+  freeaddrinfo: { parameters: ["pointer"], result: "void" },
+  gai_strerror: { parameters: ["i32"], result: "pointer" },
   recvmsg: { parameters: ["i32", "u64", "i32"], result: "i32" },
   sendmsg: { parameters: ["i32", "u64", "i32"], result: "i32" },
 } as const;
@@ -96,10 +100,15 @@ export const SOCK_STREAM = 1;
 export const SOCK_CLOEXEC = 0o2000000;
 export const SOL_SOCKET = 1;
 export const SO_REUSEADDR = 2;
+export const SO_KEEPALIVE = 9;
 export const SO_SNDBUF = 7;
 export const SO_RCVBUF = 8;
 export const IPPROTO_TCP = 6;
 export const TCP_NODELAY = 1;
+export const TCP_KEEPIDLE = 4;
+export const TCP_KEEPINTVL = 5;
+export const TCP_KEEPCNT = 6;
+export const TCP_USER_TIMEOUT = 18;
 export const IPPROTO_IPV6 = 41;
 export const IPV6_V6ONLY = 26;
 export const SHUT_RD = 0;
@@ -119,6 +128,7 @@ export const EBUSY = 16;
 export const ENOSYS = 38;
 export const ETIME = 62;
 export const EOPNOTSUPP = 95;
+export const EINPROGRESS = 115;
 
 /** The calling thread's errno, seen in place: reading it is no call that could change it. */
 const errno_view = new Int32Array(

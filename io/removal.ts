@@ -5,7 +5,7 @@
  *
  * `asked` waits for a moment for clients that are just leaving; a device that is still in use then is not removed.
  * `draining` writes everything back first; it is given up when the one who asked goes away, or when the backing
- * device fails and nothing has moved for a while. The device then goes on as if nothing had been asked.
+ * device fails or is away and nothing has moved for a while. The device then goes on as if nothing had been asked.
  *
  * @module
  */
@@ -35,6 +35,8 @@ export interface RemovalHost {
   clientCount(): number;
   /** Lets new clients in, or not. */
   admit(on: boolean): void;
+  /** Why the backing device is away for now; "": it is there. */
+  backingTrouble(): string;
 }
 
 /** At most one removal of a device at a time. */
@@ -57,6 +59,10 @@ export class Removal {
   /** Nothing of the cache device is under way any more. */
   get is_done(): boolean {
     return this.#phase === "done";
+  }
+  /** From now on the cache device is all that counts. */
+  get is_closing(): boolean {
+    return this.#phase === "closing";
   }
   /** Who asked. */
   get client(): number {
@@ -132,13 +138,18 @@ export class Removal {
 
   #checkDraining(now_ms: number): ControlReply | null {
     const { dirty_bytes } = this.#host.engine.counters;
-    const has_failed = this.#errors() > this.#errors_before || this.#host.engine.has_failed;
+    const has_failed = this.#errors() > this.#errors_before || this.#host.engine.has_failed ||
+      this.#host.backingTrouble() !== "";
     if (dirty_bytes < this.#least_dirty_bytes || !has_failed) this.#noteProgress(now_ms);
     if (now_ms < this.#deadline_ms) return null;
     this.#giveUp();
+    const trouble = this.#host.backingTrouble();
+    const why = trouble === "" ? "" : `the backing device is away (${trouble}): `;
     return {
       ok: false,
-      error: `${errorText(EIO)}: ${dirty_bytes} bytes cannot be written back and stay in the cache`,
+      error: `${
+        errorText(EIO)
+      }: ${why}${dirty_bytes} bytes cannot be written back and stay in the cache`,
     };
   }
 

@@ -27,11 +27,15 @@ class FakeHost {
   };
   clients = 0;
   admits = true;
+  trouble = "";
   clientCount(): number {
     return this.clients;
   }
   admit(on: boolean): void {
     this.admits = on;
+  }
+  backingTrouble(): string {
+    return this.trouble;
   }
 }
 
@@ -116,6 +120,26 @@ Deno.test("draining is given up when errors come and nothing gets cleaner", () =
   assertEquals(removal.step(30_000), {
     ok: false,
     error: "Input/output error: 2900 bytes cannot be written back and stay in the cache",
+  });
+  assertEquals([removal.is_under_way, host.engine.draining, host.admits], [false, false, true]);
+});
+
+Deno.test("draining is given up when the backing device stays away", () => {
+  const host = new FakeHost();
+  const removal = new Removal(host);
+  host.engine.counters.dirty_bytes = 5000;
+  removal.ask(7, true, 0);
+  removal.step(0);
+  host.trouble = "Connection refused";
+  assertEquals(removal.step(9000), null);
+  host.trouble = "";
+  assertEquals(removal.step(9500), null);
+  host.trouble = "Connection refused";
+  assertEquals(removal.step(19_499), null);
+  assertEquals(removal.step(19_500), {
+    ok: false,
+    error: "Input/output error: the backing device is away (Connection refused): " +
+      "5000 bytes cannot be written back and stay in the cache",
   });
   assertEquals([removal.is_under_way, host.engine.draining, host.admits], [false, false, true]);
 });

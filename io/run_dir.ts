@@ -3,7 +3,7 @@
  *
  * ```text
  * <run dir>/~lock           held for a moment by whoever reserves or clears a folder ("~" is in no device name)
- * <run dir>/NAME/lock       held by the device process as long as it lives; holds its minor number and UUID
+ * <run dir>/NAME/lock       held by the device process as long as it lives; holds its minor number, UUID, backing URI
  * <run dir>/NAME/pid        written when the device answers: a folder without it is not shown
  * <run dir>/NAME/control    the sockets
  * <run dir>/NAME/nbd
@@ -127,9 +127,10 @@ export function isPublished(root: string, name: string): boolean {
 }
 
 /**
- * Takes a name, its folder and a minor number, `wanted_minor` or else the lowest free one, for the calling process.
+ * Takes a name, its folder and a minor number, `wanted_minor` or else the lowest free one, for the calling process; also a
+ * backing device on an NBD server, which has no lock of its own.
  *
- * @throws {CacheError} The name, the UUID or the minor number is in use, the directory cannot be used, or a socket's path would
+ * @throws {CacheError} One of them, or the UUID, is in use, the directory cannot be used, or a socket's path would
  * be too long. Nothing is left behind then.
  */
 export function reserveDevice(
@@ -137,6 +138,7 @@ export function reserveDevice(
   name: string,
   uuid: string,
   wanted_minor: number | null = null,
+  backing_uri = "",
 ): Reservation {
   checkName(name);
   if (uuid !== "") checkUuid(uuid);
@@ -150,6 +152,12 @@ export function reserveDevice(
     if (twin !== undefined) {
       throw new CacheError(`${BUSY}: UUID "${uuid}" belongs to device ${twin.name}`);
     }
+    const owner = live.find((folder) => backing_uri !== "" && folder.backing_uri === backing_uri);
+    if (owner !== undefined) {
+      throw new CacheError(
+        `Error opening backing device: ${backing_uri}: ${BUSY}: it belongs to device ${owner.name}`,
+      );
+    }
     const taken = new Set(live.map((folder) => folder.minor));
     const minor = wanted_minor ?? lowestFree(taken);
     if (taken.has(minor)) throw new CacheError(`${BUSY}: minor number ${minor} is in use`);
@@ -157,7 +165,7 @@ export function reserveDevice(
       throw new CacheError(`Invalid minor number: ${minor}, wanted 0..${MAX_DEVICES - 1}`);
     }
     removeFolder(run_dir);
-    return makeFolder(root, run_dir, minor, uuid);
+    return makeFolder(root, run_dir, [minor, uuid, backing_uri]);
   });
 }
 
@@ -210,6 +218,7 @@ interface LiveFolder {
   name: string;
   minor: number;
   uuid: string;
+  backing_uri: string;
 }
 
 function checkSocketPaths(run_dir: string): void {
@@ -314,7 +323,8 @@ function readLiveFolder(root: string, name: string): LiveFolder | null {
   try {
     if (lock.tryLockSync(true)) return null;
     const words = Deno.readTextFileSync(`${root}/${name}/${LOCK}`).split("\n");
-    return { name, minor: Number(words[0]), uuid: words[1] ?? "" };
+    const [minor, uuid = "", backing_uri = ""] = words;
+    return { name, minor: Number(minor), uuid, backing_uri };
   } finally {
     lock.close();
   }
@@ -327,19 +337,23 @@ function lowestFree(taken: Set<number>): number {
   throw new CacheError(`Too many devices: at most ${MAX_DEVICES} are wanted`);
 }
 
-function makeFolder(root: string, run_dir: string, minor: number, uuid: string): Reservation {
+function makeFolder(
+  root: string,
+  run_dir: string,
+  facts: [minor: number, uuid: string, backing_uri: string],
+): Reservation {
   try {
     Deno.mkdirSync(run_dir, { mode: PRIVATE_MODE });
     const lock = Deno.openSync(`${run_dir}/${LOCK}`, { write: true, createNew: true, mode: 0o600 });
     lock.lockSync(true);
-    lock.writeSync(new TextEncoder().encode(`${minor}\n${uuid}\n`));
+    lock.writeSync(new TextEncoder().encode(`${facts.join("\n")}\n`));
   } catch (error) {
     removeFolder(run_dir);
     throw cannotUse(root, error);
   }
   return {
     run_dir,
-    minor,
+    minor: facts[0],
     log_path: `${run_dir}/${LOG}`,
     publish: () => Deno.writeTextFileSync(`${run_dir}/${PID}`, `${Deno.pid}\n`, { mode: 0o600 }),
     release: () => withRootLock(root, () => removeFolder(run_dir)),

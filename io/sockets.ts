@@ -1,5 +1,6 @@
 /**
- * Listening sockets, and what is done to sockets outside the ring. Nothing here waits.
+ * Sockets: listening, connecting, and what is done to them outside the ring. Nothing here waits, but for looking up a
+ * host's name.
  *
  * @module
  */
@@ -9,29 +10,47 @@ import {
   AF_INET,
   AF_INET6,
   AF_UNIX,
+  cString,
+  EINPROGRESS,
   errorText,
+  F_GETFL,
+  F_SETFL,
   IPPROTO_IPV6,
   IPPROTO_TCP,
   IPV6_V6ONLY,
   libc,
+  O_NONBLOCK,
   result,
   SHUT_RDWR,
+  SO_KEEPALIVE,
   SO_REUSEADDR,
   SOCK_CLOEXEC,
   SOCK_STREAM,
   SOL_SOCKET,
+  TCP_KEEPCNT,
+  TCP_KEEPIDLE,
+  TCP_KEEPINTVL,
   TCP_NODELAY,
+  TCP_USER_TIMEOUT,
 } from "./libc.ts";
 
 /** Clients that may wait for `accept`. */
 const BACKLOG = 128;
 /** sun_path with its final zero (unix(7)). */
 const UNIX_PATH_BYTES = 108;
-const UNIX_ADDRESS_BYTES = 2 + UNIX_PATH_BYTES;
 const INET_ADDRESS_BYTES = 16;
 const INET6_ADDRESS_BYTES = 28;
 /** Only the owner may connect. */
 const PRIVATE_MODE = 0o600;
+/** A TCP peer that is dead is known to be so after this time: 10 s of silence, then four questions. */
+const KEEP_IDLE_S = 10;
+const KEEP_INTERVAL_S = 5;
+const KEEP_COUNT = 4;
+const PEER_TIMEOUT_MS = 30_000;
+/** struct addrinfo: flags, family, type, protocol, length of the address, then pointers: address, name, next. */
+const ADDRINFO_BYTES = 48;
+/** Most addresses of a host that are tried. */
+const MAX_ADDRESSES = 16;
 
 /** A socket that listens on TCP, and where. */
 export interface TcpListener {
@@ -49,18 +68,10 @@ export interface TcpListener {
  * @throws {CacheError}
  */
 export function listenUnix(path: string): number {
-  const name = new TextEncoder().encode(path);
-  if (name.length >= UNIX_PATH_BYTES) {
-    throw new CacheError(
-      `socket ${path}: ${name.length} bytes long, at most ${UNIX_PATH_BYTES - 1} are wanted`,
-    );
-  }
-  const address = new Uint8Array(UNIX_ADDRESS_BYTES);
-  new DataView(address.buffer).setUint16(0, AF_UNIX, true);
-  address.set(name, 2);
+  const address = unixAddress(path);
   const fd = open(AF_UNIX, path);
   try {
-    check(libc.bind(fd, address, 2 + name.length + 1), `socket ${path}`);
+    check(libc.bind(fd, address, address.length), `socket ${path}`);
     Deno.chmodSync(path, PRIVATE_MODE);
     check(libc.listen(fd, BACKLOG), `socket ${path}`);
     return fd;
@@ -97,6 +108,85 @@ export function listenTcp(host: string, port: number): TcpListener {
     libc.close(fd);
     throw error;
   }
+}
+
+/**
+ * `struct sockaddr_un` of a Unix socket's path.
+ *
+ * @throws {CacheError} The path is too long.
+ */
+export function unixAddress(path: string): Uint8Array<ArrayBuffer> {
+  const name = new TextEncoder().encode(path);
+  if (name.length >= UNIX_PATH_BYTES) {
+    throw new CacheError(
+      `socket ${path}: ${name.length} bytes long, at most ${UNIX_PATH_BYTES - 1} are wanted`,
+    );
+  }
+  const address = new Uint8Array(2 + name.length + 1);
+  new DataView(address.buffer).setUint16(0, AF_UNIX, true);
+  address.set(name, 2);
+  return address;
+}
+
+/**
+ * The addresses of a host, in the system's order of preference: `struct sockaddr_in` or `sockaddr_in6` each. A name is
+ * looked up, which may wait as long as the system's resolver does.
+ *
+ * @throws {CacheError} There is no host of that name.
+ */
+export function tcpAddresses(host: string, port: number): Uint8Array<ArrayBuffer>[] {
+  const literal = socketAddress(host, port);
+  if (literal !== null) return [literal];
+  const hints = new Uint8Array(ADDRINFO_BYTES);
+  new DataView(hints.buffer).setInt32(8, SOCK_STREAM, true);
+  const first = new BigUint64Array(1);
+  const failed = libc.getaddrinfo(cString(host), 0n, hints, new Uint8Array(first.buffer));
+  if (failed !== 0) {
+    const why = Deno.UnsafePointerView.getCString(libc.gai_strerror(failed)!);
+    throw new CacheError(`host ${host}: ${why}`);
+  }
+  const list = Deno.UnsafePointer.create(first[0]!);
+  const addresses: Uint8Array<ArrayBuffer>[] = [];
+  for (let at = list; at !== null && addresses.length < MAX_ADDRESSES;) {
+    const info = new Deno.UnsafePointerView(at);
+    const address = new Uint8Array(info.getUint32(16));
+    new Deno.UnsafePointerView(info.getPointer(24)!).copyInto(address);
+    new DataView(address.buffer).setUint16(2, port);
+    addresses.push(address);
+    at = info.getPointer(40);
+  }
+  libc.freeaddrinfo(list);
+  return addresses;
+}
+
+/**
+ * Starts to connect to an address. The connection may still be on its way, or fail, when this returns: what is received
+ * first, or the error instead, tells.
+ *
+ * @returns a descriptor, or an error number negated
+ */
+export function startConnect(address: Uint8Array<ArrayBuffer>): number {
+  const family = new DataView(address.buffer).getUint16(0, true);
+  const fd = result(libc.socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (fd < 0) return fd;
+  if (family !== AF_UNIX) keepAlive(fd);
+  const flags = libc.fcntl(fd, F_GETFL, 0);
+  libc.fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+  const outcome = result(libc.connect(fd, address, address.length));
+  libc.fcntl(fd, F_SETFL, flags);
+  if (outcome === 0 || outcome === -EINPROGRESS) return fd;
+  libc.close(fd);
+  return outcome;
+}
+
+/** Small requests leave at once, and a peer whose machine is gone is given up. */
+function keepAlive(fd: number): void {
+  setNoDelay(fd);
+  setOption(fd, SOL_SOCKET, SO_KEEPALIVE);
+  setOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEP_IDLE_S);
+  setOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEP_INTERVAL_S);
+  setOption(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEP_COUNT);
+  setOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, PEER_TIMEOUT_MS);
 }
 
 /** Sends small replies at once instead of waiting for more. Not possible: slower, nothing worse. */
@@ -164,9 +254,9 @@ function open(family: number, what: string): number {
   return check(libc.socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0), what);
 }
 
-function setOption(fd: number, level: number, option: number): void {
-  const on = new Uint8Array(new Int32Array([1]).buffer);
-  libc.setsockopt(fd, level, option, on, on.length);
+function setOption(fd: number, level: number, option: number, value = 1): void {
+  const bytes = new Uint8Array(new Int32Array([value]).buffer);
+  libc.setsockopt(fd, level, option, bytes, bytes.length);
 }
 
 function check(returned: number, what: string): number {

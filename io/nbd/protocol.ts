@@ -8,6 +8,8 @@
 // "Fixed newstyle negotiation". 64-bit magics as two 32-bit words, high word first.
 export const INIT_MAGIC_HI = 0x4e42444d; // "NBDMAGIC"
 export const INIT_MAGIC_LO = 0x41474943;
+export const OLDSTYLE_MAGIC_HI = 0x00004202; // the server has fixed the export before it was asked
+export const OLDSTYLE_MAGIC_LO = 0x81861253;
 export const OPTION_MAGIC_HI = 0x49484156; // "IHAVEOPT"
 export const OPTION_MAGIC_LO = 0x454f5054;
 export const OPTION_REPLY_MAGIC_HI = 0x0003e889;
@@ -29,8 +31,11 @@ export const REP_ACK = 1;
 export const REP_SERVER = 2;
 export const REP_INFO = 3;
 export const REP_ERR_UNSUP = 0x80000001;
+export const REP_ERR_POLICY = 0x80000002;
 export const REP_ERR_INVALID = 0x80000003;
+export const REP_ERR_TLS_REQD = 0x80000005;
 export const REP_ERR_UNKNOWN = 0x80000006;
+export const REP_ERR_SHUTDOWN = 0x80000007;
 export const REP_ERR_TOO_BIG = 0x80000009;
 
 // Information types of NBD_REP_INFO.

@@ -1,0 +1,100 @@
+/**
+ * Opens the backing device that a table names: a file or block device by its path, an export by its NBD URI.
+ *
+ * @module
+ */
+
+import { CacheError } from "../core/errors.ts";
+import { SECTOR_BYTES } from "../core/format.ts";
+import { isNbdUri, parseNbdUri } from "../core/nbd_uri.ts";
+import type { Arena } from "./arena.ts";
+import { FileBacking, type LoopBacking } from "./backing.ts";
+import type { DeviceNumber } from "./control_protocol.ts";
+import { closeDevice, type DeviceFile, openDevice } from "./files.ts";
+import { NbdBacking } from "./nbd_backing.ts";
+import type { Ring } from "./ring.ts";
+import * as sockets from "./sockets.ts";
+
+/** What the backing device is opened in. */
+export interface BackingPlace {
+  readonly arena: Arena;
+  readonly ring: Ring;
+  /** What its tokens begin with. */
+  readonly user_kind: number;
+  readonly cache_file: DeviceFile;
+  /** What has to be undone in the end is put here. */
+  readonly cleanup: DisposableStack;
+}
+
+/** An open backing device, of the table's length. */
+export interface OpenedBacking {
+  readonly device: LoopBacking;
+  /** null: it is on a server and has none. */
+  readonly number: DeviceNumber | null;
+  readonly length_sectors: number;
+}
+
+/**
+ * Opens the backing device; nothing is written.
+ *
+ * @param path a path or an NBD URI
+ * @param sectorsOf how many sectors of so many bytes are used; throws `CacheError` when they are too few
+ * @throws CacheError `Error opening backing device: PATH: ...`
+ */
+export function openBacking(
+  path: string,
+  sectorsOf: (backing_bytes: number) => number,
+  place: BackingPlace,
+): OpenedBacking {
+  return isNbdUri(path) ? openExport(path, sectorsOf, place) : openFile(path, sectorsOf, place);
+}
+
+function openFile(
+  path: string,
+  sectorsOf: (backing_bytes: number) => number,
+  { arena, ring, user_kind, cache_file, cleanup }: BackingPlace,
+): OpenedBacking {
+  const file = openDevice("backing", path, cache_file);
+  cleanup.defer(() => closeDevice(file));
+  const length_sectors = sectorsOf(file.size_bytes);
+  const used_file = { ...file, size_bytes: length_sectors * SECTOR_BYTES };
+  const device = new FileBacking(arena, used_file, ring, user_kind);
+  cleanup.defer(() => device.close());
+  return { device, number: { major: file.major, minor: file.minor }, length_sectors };
+}
+
+function openExport(
+  uri: string,
+  sectorsOf: (backing_bytes: number) => number,
+  { arena, ring, user_kind, cleanup }: BackingPlace,
+): OpenedBacking {
+  const address = parseNbdUri(uri);
+  const candidates = addressesOf(uri, address);
+  let next = 0;
+  const device = NbdBacking.open({
+    arena,
+    ring,
+    sockets,
+    user_kind,
+    uri,
+    export_name: address.export_name,
+    connect: () => sockets.startConnect(candidates[next++ % candidates.length]!),
+    address_count: candidates.length,
+  });
+  cleanup.defer(() => device.close());
+  const length_sectors = sectorsOf(device.size_bytes);
+  device.restrict(length_sectors * SECTOR_BYTES);
+  return { device, number: null, length_sectors };
+}
+
+/** Socket addresses of a server. A host's name is looked up once: it means the same as long as the device lives. */
+function addressesOf(uri: string, address: ReturnType<typeof parseNbdUri>) {
+  try {
+    return address.transport === "unix"
+      ? [sockets.unixAddress(address.socket_path)]
+      : sockets.tcpAddresses(address.host, address.port);
+  } catch (error) {
+    if (!(error instanceof CacheError)) throw error;
+    throw new CacheError(`Error opening backing device: ${uri}: ${error.message}`);
+  }
+}
