@@ -604,7 +604,6 @@ export class NbdBacking implements LoopBacking {
       // A receive names its memory: the request ends when the connection has.
       return this.#link.drop("the server has stopped in the middle of an answer");
     }
-    if (this.#link.state === "ending") return;
     for (let row = 0; row < MAX_PARTS; row++) {
       if (this.#row_state[row] !== FREE && this.#row_id[row] === id) this.#row_id[row] = -1;
     }

@@ -136,6 +136,15 @@ withRoot("a UUID in use is busy", (root) => {
   reserveDevice(root, "e", "u2");
 });
 
+withRoot("an export in use as a backing device is busy", (root) => {
+  reserveDevice(root, "d", "", "nbd://h/x");
+  const message = `Error opening backing device: nbd://h/x: ${BUSY}: it belongs to device d`;
+  assertThrows(() => reserveDevice(root, "e", "", "nbd://h/x"), CacheError, message);
+  reserveDevice(root, "e", "", "nbd://h/y");
+  reserveDevice(root, "f", "");
+  reserveDevice(root, "g", "");
+});
+
 withRoot("what a killed process left is cleared by the next one of that name", async (root) => {
   await reserveAndDie(root, "d");
   Deno.writeTextFileSync(`${root}/d/log`, "its last words");

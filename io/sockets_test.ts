@@ -1,6 +1,18 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import { CacheError } from "../core/errors.ts";
-import { close, listenTcp, listenUnix, socketAddress } from "./sockets.ts";
+import { F_GETFL, libc, O_NONBLOCK } from "./libc.ts";
+import {
+  close,
+  listenTcp,
+  listenUnix,
+  socketAddress,
+  startConnect,
+  tcpAddresses,
+  unixAddress,
+} from "./sockets.ts";
+
+const ENOENT = 2;
+const ECONNREFUSED = 111;
 
 Deno.test("a Unix socket listens, with mode 0600", async () => {
   const dir = Deno.makeTempDirSync();
@@ -60,4 +72,36 @@ Deno.test("literal addresses become socket addresses", () => {
   assertEquals(hex("1:2:3:4:5:6:7:8"), v6("00010002000300040005000600070008"));
   assertEquals(hex("fe80::a:b"), v6("fe80" + "00".repeat(10) + "000a000b"));
   assertEquals(hex("::ffff:1.2.3.4"), v6("00".repeat(10) + "ffff01020304"));
+});
+
+Deno.test("hosts become addresses: literal ones as they are, names by the system's resolver", () => {
+  for (const literal of ["127.0.0.1", "::1"]) {
+    assertEquals(tcpAddresses(literal, 10809), [socketAddress(literal, 10809)!]);
+  }
+  const local = tcpAddresses("localhost", 10809).map((address) => address.toHex());
+  const wanted = ["127.0.0.1", "::1"].map((literal) => socketAddress(literal, 10809)!.toHex());
+  assert(local.length > 0 && local.every((address) => wanted.includes(address)), local.join());
+  assertThrows(() => tcpAddresses("no-such-host.invalid", 1), CacheError, "no-such-host.invalid: ");
+});
+
+Deno.test("connecting does not wait, and says what is wrong at once where it can", () => {
+  const dir = Deno.makeTempDirSync();
+  const path = `${dir}/s`;
+  assertEquals(startConnect(unixAddress(path)), -ENOENT);
+  const listener = listenUnix(path);
+  const tcp = listenTcp("127.0.0.1", 0);
+  try {
+    for (const address of [unixAddress(path), socketAddress("127.0.0.1", tcp.port)!]) {
+      const fd = startConnect(address);
+      assert(fd >= 0, `${fd}`);
+      // It waits for its bytes like any other.
+      assertEquals(libc.fcntl(fd, F_GETFL, 0) & O_NONBLOCK, 0);
+      close(fd);
+    }
+  } finally {
+    close(listener);
+    close(tcp.fd);
+    Deno.removeSync(dir, { recursive: true });
+  }
+  assertEquals(startConnect(unixAddress("/dev/null")), -ECONNREFUSED);
 });

@@ -194,9 +194,9 @@ export class Link {
 
   #greet(len_bytes: number): void {
     const { buffer_addr, buffer_bytes, arena } = this.#o;
+    let remote: RemoteExport | null;
     try {
-      const remote = this.#handshake!.feed(arena.bytes.slice(buffer_addr, buffer_addr + len_bytes));
-      if (remote !== null) return this.#take(remote);
+      remote = this.#handshake!.feed(arena.bytes.slice(buffer_addr, buffer_addr + len_bytes));
     } catch (error) {
       if (!(error instanceof HandshakeError)) throw error;
       return this.drop(error.message);
@@ -209,7 +209,8 @@ export class Link {
       this.#output.seal();
       this.send(this.#output.msghdr_addr);
     }
-    this.recv(buffer_addr, buffer_bytes);
+    if (remote === null) this.recv(buffer_addr, buffer_bytes);
+    else this.#take(remote);
   }
 
   #sentOutput(len_bytes: number): void {
