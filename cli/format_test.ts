@@ -8,6 +8,7 @@ import { linePrefix, noDevice } from "./devices.ts";
 import { UsageError } from "./failure.ts";
 import { infoText } from "./info.ts";
 import { progressText } from "./progress.ts";
+import { formatTree } from "./tree.ts";
 import { statusLine } from "./status.ts";
 import { targetLine } from "./target_version.ts";
 
@@ -97,6 +98,10 @@ Deno.test("a backing device on a server has no number, and a state", () => {
   assertEquals(depsLine(info, "devno"), "2 dependencies\t: (259, 0) (nbd)");
   assertEquals(depsLine(info, "devname"), "2 dependencies\t: (pmem0) (nbd://h/x)");
   assertEquals(infoText(info).split("\n")[11], "Backing:           connected");
+  const tree = (...words: ("inverted" | "blkdevname")[]) =>
+    formatTree([info], new Set(words), false);
+  assertEquals(tree(), ["d (0:3)", " |- (259:0)", " `- <nbd://h/x>"]);
+  assertEquals(tree("inverted"), ["(259:0)", " `-d (0:3)", "<nbd://h/x>", " `-d (0:3)"]);
   const away = infoText({ ...info, backing_trouble: "Connection refused" });
   assertEquals(away.split("\n")[11], "Backing:           not connected (Connection refused)");
 });

@@ -137,10 +137,10 @@ withRoot("a UUID in use is busy", (root) => {
 });
 
 withRoot("an export in use as a backing device is busy", (root) => {
-  reserveDevice(root, "d", "", "nbd://h/x");
+  reserveDevice(root, "d", "", null, "nbd://h/x");
   const message = `Error opening backing device: nbd://h/x: ${BUSY}: it belongs to device d`;
-  assertThrows(() => reserveDevice(root, "e", "", "nbd://h/x"), CacheError, message);
-  reserveDevice(root, "e", "", "nbd://h/y");
+  assertThrows(() => reserveDevice(root, "e", "", null, "nbd://h/x"), CacheError, message);
+  reserveDevice(root, "e", "", null, "nbd://h/y");
   reserveDevice(root, "f", "");
   reserveDevice(root, "g", "");
 });
