@@ -1,6 +1,7 @@
 /**
- * `deno task kill [--rounds N] [--seed S]`: kills the device's process N times (200) under load, half of them with the
- * devices on a file, half on tmpfs, and checks after each that all flushed data is there.
+ * `deno task kill [--rounds N] [--seed S]`: kills the device's process N times (200) under the load of our own clients
+ * and of fio, half of them with the devices on a file, half on tmpfs, and checks after each that all flushed data is
+ * there. It needs fio; `deno task test` installs it.
  *
  * @module
  */

@@ -1,36 +1,46 @@
 /**
  * Real kills: the device's process is killed with SIGKILL at a random moment under load, created again, and every sector
- * read: it must hold its last flushed version or a later one.
+ * read: it must hold its last flushed version or a later one. Our own clients and fio load it at once, each on a half of
+ * the device.
  *
  * @module
  */
 
 import { isRunning, MIB, Rig, until } from "./device.ts";
+import { FioRun, FioSectors } from "./fio_load.ts";
 import { NbdBroken, NbdClient } from "./nbd_client.ts";
 import { Random } from "./random.ts";
 
 const SECTOR = 512;
 const SECTOR_WORDS = SECTOR / 4;
-const DEVICE_BYTES = 8 * MIB;
-const SECTORS = DEVICE_BYTES / SECTOR;
+/** What our clients write to, then what fio writes to. */
+const HALF_BYTES = 8 * MIB;
+const DEVICE_BYTES = 2 * HALF_BYTES;
+const SECTORS = HALF_BYTES / SECTOR;
 const CACHE_BYTES = 512 * MIB;
 const CONNECTIONS = 3;
 const DEPTH = 8;
 const MOST_SECTORS = 64;
 const READ_BYTES = 1 * MIB;
+const MOST_FIO_WRITES_A_FLUSH = 4;
 /** The longest that a process lives under load. */
 const MOST_LIFE_MS = 400;
 
 /** What the rounds have seen. */
 export interface KillCounts {
   rounds: number;
+  /** Answered writes of our clients. */
   writes: number;
   flushes: number;
+  /** fio's writes; all but the last one of a round were answered. */
+  fio_writes: number;
+  /** Those of them that an answered flush of fio covers. */
+  fio_flushed: number;
   /** Sectors that held a version that had not been flushed when the process was killed. */
   later: number;
 }
 
-/** What each sector holds, or may hold. */
+/** What each sector of our clients' half holds, or may hold. */
 class Sectors {
   /** The version that the last answered flush covers, or that was seen after a kill. */
   readonly flushed = new Uint32Array(SECTORS);
@@ -107,54 +117,85 @@ export async function killRounds(
   await using rig = Rig.make(parent === undefined ? {} : { parent });
   const table = `pcache ${rig.file("cache", CACHE_BYTES)} ${rig.file("backing", DEVICE_BYTES)}`;
   const random = new Random(seed);
-  const sectors = new Sectors();
-  const counts: KillCounts = { rounds: 0, writes: 0, flushes: 0, later: 0 };
+  const halves = { ours: new Sectors(), fio: new FioSectors(HALF_BYTES, HALF_BYTES) };
+  const counts: KillCounts = {
+    rounds: 0,
+    writes: 0,
+    flushes: 0,
+    fio_writes: 0,
+    fio_flushed: 0,
+    later: 0,
+  };
   for (; counts.rounds < rounds; counts.rounds++) {
     const what = `seed ${seed}, round ${counts.rounds}`;
     await rig.ok("create", "d", "--table", table);
     const uri = await rig.uri("d");
-    await verify(uri, sectors, counts, what);
-    await killUnderLoad(await rig.pid("d"), uri, random, sectors, counts);
+    await verify(uri, halves, counts, what);
+    await killUnderLoad(rig, uri, random, halves, counts);
     if (counts.rounds % 10 === 9) tell(`${what}: ${JSON.stringify(counts)}`);
   }
   await rig.ok("create", "d", "--table", table);
-  await verify(await rig.uri("d"), sectors, counts, `seed ${seed}, at the end`);
+  await verify(await rig.uri("d"), halves, counts, `seed ${seed}, at the end`);
   await rig.ok("remove", "--flush", "d");
   return counts;
+}
+
+interface Halves {
+  ours: Sectors;
+  fio: FioSectors;
 }
 
 /** Reads the whole device, and flushes it: what was seen must stay. */
 async function verify(
   uri: string,
-  sectors: Sectors,
+  { ours, fio }: Halves,
   counts: KillCounts,
   what: string,
 ): Promise<void> {
   const client = await NbdClient.connect(uri);
   for (let off = 0; off < DEVICE_BYTES; off += READ_BYTES) {
-    counts.later += sectors.adopt(off / SECTOR, await client.read(off, READ_BYTES), what);
+    const bytes = await client.read(off, READ_BYTES);
+    counts.later += off < HALF_BYTES
+      ? ours.adopt(off / SECTOR, bytes, what)
+      : fio.adopt(off, bytes, what);
   }
   await client.flush();
   await client.close();
 }
 
 async function killUnderLoad(
-  pid: number,
+  rig: Rig,
   uri: string,
   random: Random,
-  sectors: Sectors,
+  { ours, fio }: Halves,
   counts: KillCounts,
 ): Promise<void> {
+  const pid = await rig.pid("d");
+  const round = counts.rounds + 1;
+  await using fio_run = await FioRun.start({
+    uri,
+    dir: rig.dir,
+    off_bytes: HALF_BYTES,
+    len_bytes: HALF_BYTES,
+    round,
+    seed: random.u32(),
+    writes_a_flush: random.between(1, MOST_FIO_WRITES_A_FLUSH),
+  });
   const clients: NbdClient[] = [];
   for (let i = 0; i < CONNECTIONS; i++) clients.push(await NbdClient.connect(uri));
   const loops = clients.flatMap((client) =>
-    Array.from({ length: DEPTH }, () => load(client, random, sectors, counts))
+    Array.from({ length: DEPTH }, () => load(client, random, ours, counts))
   );
   await new Promise((wake) => setTimeout(wake, random.below(MOST_LIFE_MS)));
+  await fio_run.mustRun();
   Deno.kill(pid, "SIGKILL");
   await Promise.all(loops);
   await until(`process ${pid} is gone`, () => !isRunning(pid));
-  sectors.busy.fill(0);
+  ours.busy.fill(0);
+  const writes = await fio_run.broken();
+  fio.note(round, writes);
+  counts.fio_writes += writes.flushed.length + writes.unflushed.length;
+  counts.fio_flushed += writes.flushed.length;
 }
 
 /** Writes and flushes until the connection breaks. */
