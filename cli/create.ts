@@ -5,9 +5,8 @@
  */
 
 import { CacheError } from "../core/errors.ts";
-import { formatNbdUri, isNbdUri, type NbdAddress, parseNbdUri } from "../core/nbd_uri.ts";
-import { MAX_TABLE_CHARS, parseTable, type Table, type TableSource } from "../core/table.ts";
-import { absolutePath, checkName, checkUuid, runRoot } from "../io/run_dir.ts";
+import { parseTable, type Table } from "../core/table.ts";
+import { checkName, checkUuid, runRoot } from "../io/run_dir.ts";
 import { parseConcise } from "./concise.ts";
 import { MAJOR } from "./device_fields.ts";
 import type { Order } from "./device_process.ts";
@@ -16,6 +15,7 @@ import { showVerbose } from "./info.ts";
 import { launch } from "./launch.ts";
 import type { OptionName, Options } from "./options.ts";
 import { warn } from "./output.ts";
+import { readStdin, readTable, tableConfig } from "./table_input.ts";
 
 /** `create NAME [FILE]`: returns when the device answers; on failure nothing is left behind. */
 export async function run(args: string[], options: Options): Promise<boolean> {
@@ -29,7 +29,7 @@ export async function run(args: string[], options: Options): Promise<boolean> {
     uuid: options.uuid ?? "",
     minor: parseMinor(options),
     read_only: options.readonly === true,
-    table: await readTable(table_path, options.table),
+    table: options.notable ? null : await readTable(table_path, options.table),
   }, options);
   await showVerbose("create", name, options);
   return true;
@@ -41,7 +41,8 @@ interface NewDevice {
   readonly uuid: string;
   readonly minor: number | null;
   readonly read_only: boolean;
-  readonly table: Table;
+  /** Null: it gets one later. */
+  readonly table: Table | null;
 }
 
 /** `create --concise [DEVICES]`: one after another; the first that fails ends it. */
@@ -65,21 +66,17 @@ async function createConcise(args: string[], options: Options): Promise<boolean>
   return true;
 }
 
-const CONCISE_EXCLUDES: readonly OptionName[] = ["table", "minor", "uuid"];
+const CONCISE_EXCLUDES: readonly OptionName[] = ["table", "notable", "minor", "uuid"];
 
 async function create(device: NewDevice, options: Options): Promise<void> {
   const { name, uuid, minor, read_only, table } = device;
   const order: Order = {
     run_root: runRoot(),
+    name,
+    uuid,
     minor,
     device: {
-      name,
-      uuid,
-      read_only,
-      cache_path: devicePath(table.cache_dev),
-      backing_path: devicePath(table.backing_dev),
-      data_crc: table.data_crc,
-      length_sectors: table.length_sectors,
+      table: table === null ? null : tableConfig(table, read_only),
       listen: options.listen === undefined ? null : parseListen(options.listen),
       format: options.format === true,
     },
@@ -108,66 +105,6 @@ function parseMinor({ major, minor }: Options): number | null {
     throw new CacheError(`Invalid minor number: "${minor}", wanted a number`);
   }
   return Number(minor);
-}
-
-/** The table from the option, the file, or else the standard input. */
-async function readTable(path: string | undefined, text: string | undefined): Promise<Table> {
-  if (text !== undefined) {
-    if (path !== undefined) {
-      throw new UsageError(`Two tables: --table and the file "${path}", wanted one`);
-    }
-    return parseTable(text, { kind: "option" });
-  }
-  const source: TableSource = path === undefined ? { kind: "stdin" } : { kind: "file", path };
-  return parseTable(path === undefined ? await readStdin() : await readFile(path), source);
-}
-
-async function readStdin(): Promise<string> {
-  return await readText(Deno.stdin);
-}
-
-async function readFile(path: string): Promise<string> {
-  let file: Deno.FsFile | undefined;
-  try {
-    file = await Deno.open(path);
-    return await readText(file);
-  } catch (error) {
-    if (error instanceof CacheError) throw error;
-    throw new CacheError(`${path}: open failed: ${fileProblem(error)}`);
-  } finally {
-    file?.close();
-  }
-}
-
-/** Reads no more than a table may hold, and a little, so that an endless file is refused too. */
-async function readText(from: { read(p: Uint8Array): Promise<number | null> }): Promise<string> {
-  const bytes = new Uint8Array(4 * MAX_TABLE_CHARS + 1);
-  let filled = 0;
-  while (filled < bytes.length) {
-    const got = await from.read(bytes.subarray(filled));
-    if (got === null) break;
-    filled += got;
-  }
-  return new TextDecoder().decode(bytes.subarray(0, filled));
-}
-
-function fileProblem(error: unknown): string {
-  if (error instanceof Deno.errors.NotFound) return "No such file or directory";
-  if (error instanceof Deno.errors.PermissionDenied) return "Permission denied";
-  if (error instanceof Deno.errors.IsADirectory) return "Is a directory";
-  return (error as Error).message;
-}
-
-/** The kernel prints devices as `major:minor` in its tables, so that is taken as well as a path, or an NBD URI. */
-function devicePath(dev: string): string {
-  if (isNbdUri(dev)) return absoluteUri(parseNbdUri(dev));
-  return /^[0-9]+:[0-9]+$/.test(dev) ? `/dev/block/${dev}` : absolutePath(dev);
-}
-
-/** The device process works in another directory: a socket's path must not depend on it. */
-function absoluteUri(address: NbdAddress): string {
-  if (address.transport === "tcp") return formatNbdUri(address);
-  return formatNbdUri({ ...address, socket_path: absolutePath(address.socket_path) });
 }
 
 /**

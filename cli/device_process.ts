@@ -6,18 +6,21 @@
  */
 
 import { CacheError } from "../core/errors.ts";
-import { isNbdUri } from "../core/nbd_uri.ts";
 import { detachStreams } from "../io/detach.ts";
 import { runDevice } from "../io/device.ts";
 import type { DeviceConfig, DeviceEvent } from "../io/device_config.ts";
 import { reserveDevice } from "../io/run_dir.ts";
+import { serverOf } from "../io/table_line.ts";
 
-/** What a device process is told to do: a device, but for what the run directory gives it. */
+/** What a device process is told to do. */
 export interface Order {
   readonly run_root: string;
+  readonly name: string;
+  /** "" when none was given. */
+  readonly uuid: string;
   /** The minor number that was asked for; null: the lowest free one. */
   readonly minor: number | null;
-  readonly device: Omit<DeviceConfig, "run_dir" | "minor">;
+  readonly device: DeviceConfig;
 }
 
 /** Serves the device until it is removed. True: it was; false: it could not be started. */
@@ -37,14 +40,11 @@ export async function runDeviceProcess(): Promise<boolean> {
 /**
  * From `ready` on the folder stays behind when the device fails: its log says why, and nobody else would.
  */
-function serve({ run_root, minor: wanted_minor, device }: Order): void {
-  const { name, uuid, backing_path } = device;
-  const backing_uri = isNbdUri(backing_path) ? backing_path : "";
-  const reservation = reserveDevice(run_root, name, uuid, wanted_minor, backing_uri);
+function serve({ run_root, name, uuid, minor, device }: Order): void {
+  const reservation = reserveDevice(run_root, name, uuid, minor, serverOf(device.table));
   let is_ready = false;
   try {
-    const { run_dir, minor } = reservation;
-    runDevice({ ...device, run_dir, minor }, (event) => {
+    runDevice(reservation, device, (event) => {
       if (event.event === "ready") reservation.publish();
       tell(event);
       if (event.event !== "ready") return;

@@ -14,6 +14,7 @@ import { targetLine } from "./target_version.ts";
 
 const STATUS: StatusReply = {
   ok: true,
+  target: "pcache",
   start: 0,
   length_sectors: 2097152,
   sb_flags: 0,

@@ -41,7 +41,7 @@ export async function launch(
       return last;
     }
     const status = await child.status;
-    clearLeftovers(order.run_root, order.device.name);
+    clearLeftovers(order.run_root, order.name);
     if (last !== null) throw new CacheError(last.error);
     throw endedEarly(status, await details);
   } finally {

@@ -47,7 +47,8 @@ export async function removeDevice(verb: string, name: string, options: Options)
   const progress = options.flush ? new FlushProgress(name, path, standardError()) : null;
   try {
     using end = new ProcessEnd(root, name);
-    await askToEnd(verb, name, path, options);
+    const is_deferred = await askToEnd(verb, name, path, options);
+    if (is_deferred) return;
     await end.wait();
     progress?.finish();
   } catch (error) {
@@ -57,17 +58,22 @@ export async function removeDevice(verb: string, name: string, options: Options)
   }
 }
 
-/** Asks until the device agrees, or as often as `--retry` allows. */
+/** Asks until the device agrees, or as often as `--retry` allows. True: it will go later. */
 async function askToEnd(
   verb: string,
   name: string,
   path: string,
   options: Options,
-): Promise<void> {
+): Promise<boolean> {
   const tries = options.retry ? RETRY_COUNT : 1;
   for (let tried = 1;; tried++) {
-    const reply = await callControl(path, { verb: "remove", flush: options.flush === true });
-    if (reply.ok) return;
+    const reply = await callControl(path, {
+      verb: "remove",
+      flush: options.flush === true,
+      force: options.force === true,
+      deferred: options.deferred === true,
+    });
+    if (reply.ok) return reply.deferred === true;
     if (reply.error !== BUSY || tried === tries) throw failedOn(verb, name, reply.error);
     await new Promise((wake) => setTimeout(wake, RETRY_PAUSE_MS));
   }

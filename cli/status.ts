@@ -5,35 +5,40 @@
  */
 
 import { TARGET_TYPE } from "../core/table.ts";
-import type { StatusPosition, StatusReply } from "../io/control_protocol.ts";
+import type { BlankStatusReply, StatusPosition, StatusReply } from "../io/control_protocol.ts";
 import { askAll, linePrefix, printNoDevices } from "./devices.ts";
 import type { Options } from "./options.ts";
 import { print, printJson } from "./output.ts";
 
 /** Prints a line for each device named, or for all. */
 export async function run(names: string[], options: Options): Promise<boolean> {
-  const { answers, is_ok } = await askAll("status", names, { verb: "status" });
+  const { answers, is_ok } = await askAll("status", names, {
+    verb: "status",
+    inactive: options.inactive === true,
+  });
   if (options.json) {
     printJson(answers.map(({ name, reply: { ok: _, ...fields } }) => ({
       name,
-      target: TARGET_TYPE,
       ...fields,
     })));
     return is_ok;
   }
   if (names.length === 0 && answers.length === 0) printNoDevices();
   for (const { name, reply } of answers) {
-    if ((options.target ?? TARGET_TYPE) !== TARGET_TYPE) continue;
+    if (options.target !== undefined && options.target !== reply.target) continue;
     print(linePrefix(name, names, answers.length) + statusLine(reply));
   }
   return is_ok;
 }
 
 /**
- * The status line of a device: `0 2097152 pcache 0 31 31 29 70 1182 6:2093904 0:15973104 0:15645224`. Both
+ * The status line of a device, "" without a table: `0 2097152 pcache 0 31 31 29 70 1182 6:2093904 0:15973104 0:15645224`. Both
  * flags are in hex, everything else is decimal.
  */
-export function statusLine(status: StatusReply): string {
+export function statusLine(status: StatusReply | BlankStatusReply): string {
+  if (status.target !== TARGET_TYPE) {
+    return status.target === null ? "" : `0 ${status.length_sectors} ${status.target} `;
+  }
   return [
     status.start,
     status.length_sectors,

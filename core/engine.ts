@@ -357,6 +357,16 @@ export class Engine {
     this.#state.log.want();
   }
 
+  /** Goes on after `close`, as if nothing had been asked. */
+  reopen(): void {
+    this.#state.is_closing = false;
+  }
+
+  /** Whether requests wait because the cache has no room for them. */
+  get is_full(): boolean {
+    return this.#writes.is_starved;
+  }
+
   /** Whether the stop is complete: nothing of the cache device is under way, or it has failed and no request uses it. */
   isClosed(): boolean {
     const { log, barriers, is_closing } = this.#state;

@@ -153,6 +153,13 @@ export class Arena {
     return at < 0n ? -Number(at) : 0;
   }
 
+  /** Takes the cache device out again; what was mapped there must not be touched any more. */
+  unmapCache(): void {
+    const flags = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    const at = map(BigInt(this.#base), this.cache_bytes, PROT_NONE, flags, -1);
+    assert(at >= 0n, "unmapCache: no address space is taken, it cannot fail");
+  }
+
   /** A piece of io's own area, zeroed, for good. `align_bytes` is a power of two up to 4096. */
   alloc(len_bytes: number, align_bytes = 64): number {
     const addr = roundUp(this.#next_addr, align_bytes);

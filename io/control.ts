@@ -12,7 +12,12 @@
 import { assert } from "../core/assert.ts";
 import { Acceptor } from "./acceptor.ts";
 import { CacheError } from "../core/errors.ts";
-import { type ControlReply, type ControlRequest, MAX_LINE_BYTES } from "./control_protocol.ts";
+import {
+  type ControlReply,
+  type ControlRequest,
+  MAX_LINE_BYTES,
+  type TableConfig,
+} from "./control_protocol.ts";
 import { Iovecs } from "./nbd/iovecs.ts";
 import type { NbdArena, NbdRing, NbdSockets } from "./nbd/ports.ts";
 import {
@@ -24,7 +29,7 @@ import {
 } from "./tokens.ts";
 
 /** Most connections at once. A further one takes the place of the one that has been silent for longest. */
-export const MAX_CONTROL_CONNECTIONS = 16;
+export const MAX_CONTROL_CONNECTIONS = 64;
 
 const NEWLINE = 10;
 const NONE = -1;
@@ -46,6 +51,14 @@ export interface ControlHandler {
   request(request: ControlRequest, client: number): ControlReply | null;
   /** A client has gone before it got the answer that was to come later. */
   gone(client: number): void;
+}
+
+/** A client on its way from one server to another. */
+export interface ControlClient {
+  readonly fd: number;
+  readonly serial: number;
+  /** A request is to be answered later. */
+  readonly is_waiting: boolean;
 }
 
 export interface ControlServerOptions {
@@ -102,6 +115,17 @@ export class ControlServer {
   /** Answers a request that was to be answered later. A client that has gone gets nothing. */
   reply(client: number, reply: ControlReply): void {
     this.#clients.find((c) => c.serial === client)?.reply(reply);
+  }
+
+  /** Hands its clients on to the server of the same device that takes its place; it serves none from then on. */
+  takeClients(): ControlClient[] {
+    return this.#clients.filter((c) => !c.is_free).map((c) => c.take());
+  }
+
+  /** Takes the clients of the server before this one. */
+  adopt(clients: readonly ControlClient[]): void {
+    for (const [at, client] of clients.entries()) this.#clients[at]!.adopt(client);
+    this.#serial = Math.max(this.#serial, ...clients.map((client) => client.serial));
   }
 
   /** True while an answer is on its way. */
@@ -175,6 +199,18 @@ class Client {
     this.#ending = false;
     this.#dead = false;
     this.#receive();
+  }
+
+  /** Lets go of the socket. The ring that served it must have nothing under way in the kernel (`PollRing`). */
+  take(): ControlClient {
+    const client = { fd: this.#fd, serial: this.serial, is_waiting: this.#waiting };
+    this.#fd = NONE;
+    return client;
+  }
+
+  adopt(client: ControlClient): void {
+    this.open(client.fd, client.serial);
+    this.#waiting = client.is_waiting;
   }
 
   received(result: number): void {
@@ -288,21 +324,69 @@ class Client {
 export function parseRequest(line: Uint8Array): ControlRequest {
   const request = parseJson(line);
   switch (request.verb) {
-    case "status":
-    case "table":
     case "info":
     case "progress":
+    case "resume":
+    case "clear":
+    case "wipe":
       return { verb: request.verb };
+    case "status":
+    case "table":
+      return { verb: request.verb, inactive: bool(request, "inactive", false) };
     case "message":
       return { verb: "message", args: messageArgs(request.args) };
     case "remove":
-      if (typeof request.flush !== "boolean") {
-        throw new CacheError(`flush ${JSON.stringify(request.flush)}: true or false is wanted`);
-      }
-      return { verb: "remove", flush: request.flush };
+      return {
+        verb: "remove",
+        flush: bool(request, "flush"),
+        force: bool(request, "force", false),
+        deferred: bool(request, "deferred", false),
+      };
+    case "suspend":
+      return { verb: "suspend", noflush: bool(request, "noflush") };
+    case "load":
+      return { verb: "load", table: tableConfig(request.table) };
+    case "rename":
+      return { verb: "rename", from: text(request, "from"), to: text(request, "to") };
+    case "set_uuid":
+      return { verb: "set_uuid", uuid: text(request, "uuid") };
+    case "wait":
+      return { verb: "wait", event_nr: whole(request, "event_nr") };
     default:
       throw new CacheError(`verb ${JSON.stringify(request.verb)}: not known to this device`);
   }
+}
+
+function tableConfig(value: unknown): TableConfig {
+  const table = value as Record<string, unknown>;
+  if (typeof table !== "object" || table === null) {
+    throw new CacheError("table: a JSON object is wanted");
+  }
+  return {
+    cache_path: text(table, "cache_path"),
+    backing_path: text(table, "backing_path"),
+    data_crc: bool(table, "data_crc"),
+    length_sectors: table.length_sectors === null ? null : whole(table, "length_sectors"),
+    read_only: bool(table, "read_only"),
+  };
+}
+
+function bool(from: Record<string, unknown>, key: string, missing?: boolean): boolean {
+  const value = from[key] ?? missing;
+  if (typeof value === "boolean") return value;
+  throw new CacheError(`${key} ${JSON.stringify(value)}: true or false is wanted`);
+}
+
+function text(from: Record<string, unknown>, key: string): string {
+  const value = from[key];
+  if (typeof value === "string" && value.length <= MAX_WORD_CHARS) return value;
+  throw new CacheError(`${key}: a text of at most ${MAX_WORD_CHARS} characters is wanted`);
+}
+
+function whole(from: Record<string, unknown>, key: string): number {
+  const value = from[key];
+  if (Number.isSafeInteger(value) && (value as number) >= 0) return value as number;
+  throw new CacheError(`${key} ${JSON.stringify(value)}: a number from 0 on is wanted`);
 }
 
 function parseJson(line: Uint8Array): Record<string, unknown> {

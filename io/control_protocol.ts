@@ -10,12 +10,44 @@ export const MAX_LINE_BYTES = 64 * 1024;
 
 /** A request to a device process. `remove` is answered when the device is gone; see `ControlServer`. */
 export type ControlRequest =
-  | { verb: "status" }
-  | { verb: "table" }
+  /** `inactive`: of the inactive table. */
+  | { verb: "status"; inactive?: boolean }
+  | { verb: "table"; inactive?: boolean }
   | { verb: "info" }
   | { verb: "message"; args: string[] }
   | { verb: "progress" }
-  | { verb: "remove"; flush: boolean };
+  /**
+   * `force`: all I/O fails from now on, and clients are dropped. `deferred`: a device in use goes when its last client does;
+   * the answer comes at once then.
+   */
+  | { verb: "remove"; flush: boolean; force?: boolean; deferred?: boolean }
+  /** Answered when nothing is under way any more; `noflush`: at once. No request is answered until `resume`. */
+  | { verb: "suspend"; noflush: boolean }
+  /** The inactive table becomes the live one, if there is one; held requests go on. */
+  | { verb: "resume" }
+  /** Puts a table into the inactive place. */
+  | { verb: "load"; table: TableConfig }
+  /** Empties the inactive place. */
+  | { verb: "clear" }
+  /** Replaces the table by one that fails all I/O, and lets go of both devices. */
+  | { verb: "wipe" }
+  /** `from` is the name that the command knew: of two renames at once one comes too late. */
+  | { verb: "rename"; from: string; to: string }
+  | { verb: "set_uuid"; uuid: string }
+  /** Answered when the event number is above `event_nr`. */
+  | { verb: "wait"; event_nr: number };
+
+/** What a table says about a device. */
+export interface TableConfig {
+  /** An absolute path, or one relative to the working directory of the device process. */
+  cache_path: string;
+  /** The same, or an NBD URI as `formatNbdUri` writes it. */
+  backing_path: string;
+  data_crc: boolean;
+  /** Size of the cached device, in sectors of 512 bytes; null: the whole backing device. */
+  length_sectors: number | null;
+  read_only: boolean;
+}
 
 /** A place in the log: a cache segment and an offset into its data area, in bytes. */
 export interface StatusPosition {
@@ -26,6 +58,7 @@ export interface StatusPosition {
 /** The status fields of the kernel's target, in its order (DESIGN §5), and our own counters. */
 export interface StatusReply {
   ok: true;
+  target: "pcache";
   /** First sector of the cached device: 0. */
   start: number;
   /** Size of the cached device, in sectors of 512 bytes. */
@@ -42,7 +75,15 @@ export interface StatusReply {
   counters: Record<string, number>;
 }
 
-/** The table line that `create` accepts. */
+/** The status of a table without fields: one that fails all I/O, or (null) no table at all. */
+export interface BlankStatusReply {
+  ok: true;
+  target: "error" | null;
+  /** Size of the cached device, in sectors of 512 bytes; 0 without a table. */
+  length_sectors: number;
+}
+
+/** The table line that `create` accepts; "": there is no table. */
 export interface TableReply {
   ok: true;
   table: string;
@@ -111,9 +152,22 @@ export interface ProgressReply {
   writeback_errors: number;
 }
 
-/** The device is gone: sockets closed and removed, both devices released. */
+/** The device is gone: sockets closed and removed, both devices released; or it will go later. */
 export interface RemoveReply {
   ok: true;
+  deferred?: boolean;
+}
+
+/** It is done. `notes` are lines that the user should see. */
+export interface DoneReply {
+  ok: true;
+  notes: string[];
+}
+
+/** The number of the last event. */
+export interface WaitReply {
+  ok: true;
+  event_nr: number;
 }
 
 /** The request failed. `error` is the reason alone: the command puts verb and name in front. */
@@ -124,12 +178,20 @@ export interface ErrorReply {
 
 /** The reply that each verb gets when it succeeds. */
 export interface ReplyOf {
-  status: StatusReply;
+  status: StatusReply | BlankStatusReply;
   table: TableReply;
   info: InfoReply;
   message: MessageReply;
   progress: ProgressReply;
   remove: RemoveReply;
+  suspend: DoneReply;
+  resume: DoneReply;
+  load: DoneReply;
+  clear: DoneReply;
+  wipe: DoneReply;
+  rename: DoneReply;
+  set_uuid: DoneReply;
+  wait: WaitReply;
 }
 
 /** Any reply of a device process. */
@@ -137,5 +199,7 @@ export type ControlReply = ReplyOf[keyof ReplyOf] | ErrorReply;
 
 /** The words of `errno` in errors that users of dmsetup know. */
 export const BUSY = "Device or resource busy";
+/** There is no such device, or not any more. */
+export const GONE = "No such device or address";
 /** The answer to a message that the device does not know (DMSETUP, "Exit status and messages"). */
 export const INVALID = "Invalid argument";

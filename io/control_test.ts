@@ -143,8 +143,13 @@ Deno.test("invalid UTF-8 is no request", () => {
 
 Deno.test("the parts of requests are checked", () => {
   const parse = (request: unknown) => parseRequest(encoder.encode(JSON.stringify(request)));
-  assertEquals(parse({ verb: "status", more: 1 }), { verb: "status" });
-  assertEquals(parse({ verb: "remove", flush: false }), { verb: "remove", flush: false });
+  assertEquals(parse({ verb: "status", more: 1 }), { verb: "status", inactive: false });
+  assertEquals(parse({ verb: "remove", flush: false }), {
+    verb: "remove",
+    flush: false,
+    force: false,
+    deferred: false,
+  });
   for (const flush of [undefined, 1, "true", null]) {
     assertThrows(() => parse({ verb: "remove", flush }), CacheError, "true or false is wanted");
   }

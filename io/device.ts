@@ -13,30 +13,34 @@ import { CacheError } from "../core/errors.ts";
 import { inspectCache, prepareCache } from "../core/media.ts";
 import { SECTOR_BYTES } from "../core/format.ts";
 import { isNbdUri } from "../core/nbd_uri.ts";
-import { deviceSectors, formatTable, type Table } from "../core/table.ts";
+import { deviceSectors, formatTable, TARGET_TYPE } from "../core/table.ts";
 import { Arena } from "./arena.ts";
 import type { LoopBacking } from "./backing.ts";
-import { ControlServer } from "./control.ts";
+import { BareDevice } from "./bare_device.ts";
+import { type ControlClient, ControlServer } from "./control.ts";
 import {
   BUSY,
   type ControlReply,
   type ControlRequest,
+  type InfoReply,
   INVALID,
-  type StatusReply,
+  type TableConfig,
 } from "./control_protocol.ts";
-import {
-  CONTROL_SOCKET,
-  type DeviceConfig,
-  type DeviceEvent,
-  NBD_SOCKET,
-} from "./device_config.ts";
+import { CONTROL_SOCKET, type DeviceConfig, type DeviceEvent } from "./device_config.ts";
+import { Watch } from "./events.ts";
 import { closeDevice, type DeviceFile, openDevice } from "./files.ts";
+import { GONE_BACKING } from "./gone_backing.ts";
 import { Medium } from "./medium.ts";
+import type { Export } from "./nbd/handshake.ts";
 import { NbdServer } from "./nbd/server.ts";
 import { openBacking, type OpenedBacking } from "./open_backing.ts";
 import { Removal } from "./removal.ts";
 import { openRing, type Ring } from "./ring.ts";
+import type { Reservation } from "./run_dir.ts";
+import { answering, DONE, Shell } from "./shell.ts";
 import * as sockets from "./sockets.ts";
+import { Suspension } from "./suspension.ts";
+import { tableOf } from "./table_line.ts";
 import {
   INDEX_MASK,
   KIND_BACKING,
@@ -60,27 +64,64 @@ const GOODBYE_MS = 1000;
 const RING_ENTRIES = 256;
 
 /**
- * Opens and serves a device; returns when it has been removed. `tell` is called while it starts, until and
- * including `ready`.
+ * Opens and serves a device; returns when it has been removed. `home` is its name and folder, mode 0700, made by the caller.
+ * `tell` is called while it starts, until and including `ready`.
  *
  * Throws `CacheError` when it cannot be opened, in the words of DMSETUP ("a bad table"): nothing is left behind
  * then, and neither device was changed. Sending `failed` is the caller's part.
  */
-export function runDevice(config: DeviceConfig, tell: (event: DeviceEvent) => void): void {
+export function runDevice(
+  home: Reservation,
+  config: DeviceConfig,
+  tell: (event: DeviceEvent) => void,
+): void {
   using cleanup = new DisposableStack();
-  const device = openAll(config, cleanup, tell);
-  tell(device.ready());
-  device.serve();
+  const shell = new Shell(home, config);
+  const place: Place = {
+    shell,
+    format: config.format,
+    control_fd: listenUnix(() => `${home.run_dir}/${CONTROL_SOCKET}`, cleanup),
+    cleanup,
+  };
+  if (config.table !== null) {
+    const device = openAll(place, config.table, tell);
+    tell(device.ready());
+    return device.serve();
+  }
+  // What the start has to tell is told to nobody once it is over: the creator has gone.
+  const bare = new BareDevice(shell, place.control_fd, (table) => openAll(place, table, () => {}));
+  tell({ event: "ready", uri: "", notes: [] });
+  const end = bare.serve();
+  if (end === null) return removeFile(`${home.run_dir}/${CONTROL_SOCKET}`);
+  end.device.takeOver(end.clients, end.resumed);
+  end.device.serve();
 }
 
-/** Opens everything a device needs. What has to be undone in the end is put on `cleanup`. */
-function openAll(
-  config: DeviceConfig,
-  cleanup: DisposableStack,
+/** Where a device is opened. What has to be undone in the end is put on `cleanup`. */
+interface Place {
+  readonly shell: Shell;
+  readonly format: boolean;
+  readonly control_fd: number;
+  readonly cleanup: DisposableStack;
+}
+
+/** Opens everything a device needs. If that fails, all of it is undone. */
+function openAll(place: Place, config: TableConfig, tell: (event: DeviceEvent) => void): Device {
+  using steps = new DisposableStack();
+  const device = openSteps(place, config, tell, steps);
+  place.cleanup.use(steps.move());
+  return device;
+}
+
+function openSteps(
+  place: Place,
+  config: TableConfig,
   tell: (event: DeviceEvent) => void,
+  cleanup: DisposableStack,
 ): Device {
+  const cache_hold = cleanup.use(new DisposableStack());
   const cache_file = openDevice("cache", config.cache_path);
-  cleanup.defer(() => closeDevice(cache_file));
+  cache_hold.defer(() => closeDevice(cache_file));
   const arena = new Arena({
     cache_bytes: cache_file.size_bytes,
     buffer_bytes: BUFFER_BYTES,
@@ -89,17 +130,25 @@ function openAll(
   cleanup.defer(() => arena.close());
   const ring = openRing(arena, RING_ENTRIES);
   cleanup.defer(() => ring.close());
+  const devices = cleanup.use(new DisposableStack());
+  devices.use(cache_hold);
   const memory = new Medium(arena, cache_file, ring, tokenOf(KIND_BARRIER));
   const { backing_path } = config;
   const table = tableOf(config);
   if (isNbdUri(backing_path)) tell({ event: "progress", text: `connecting to ${backing_path}` });
-  const sectorsOf = (bytes: number) => deviceSectors(table, bytes);
-  const place = { arena, ring, user_kind: KIND_BACKING, cache_file, cleanup };
-  const backing = openBacking(backing_path, sectorsOf, place);
+  let full_sectors = 0;
+  const sectorsOf = (bytes: number) => {
+    full_sectors = Math.floor(bytes / SECTOR_BYTES);
+    return deviceSectors(table, bytes);
+  };
+  const backing_place = { arena, ring, user_kind: KIND_BACKING, cache_file, cleanup: devices };
+  const backing = openBacking(backing_path, sectorsOf, backing_place);
 
   // Nothing has been written yet. All that can be refused is refused before something is.
-  const inspection = naming("cache dev", config, () => inspectCache(memory, config));
-  const listeners = listen(config, cleanup);
+  const { format, control_fd, shell } = place;
+  const options = { data_crc: config.data_crc, format };
+  const inspection = naming("cache dev", config, () => inspectCache(memory, options));
+  const nbd = listen(shell, cleanup);
   tell({ event: "progress", text: `setting aside ${cache_file.size_bytes} bytes for the cache` });
   memory.allocate();
   const cache = naming("cache dev", config, () => prepareCache(memory, inspection));
@@ -108,23 +157,14 @@ function openAll(
   const engine_parts = { memory, backing: backing.device, cache, now_ms };
   const engine = naming("pcache", config, () => Engine.open(engine_parts));
   const table_line = formatTable(table, backing.length_sectors);
-  return new Device(config, {
-    ...{ arena, ring, memory, cache_file, backing, engine, listeners, table_line },
+  return new Device(shell, config, {
+    ...{ arena, ring, memory, cache_file, backing, engine, control_fd, nbd, devices },
+    ...{ table_line, full_sectors },
   });
 }
 
-function tableOf(config: DeviceConfig): Table {
-  return {
-    length_sectors: config.length_sectors,
-    cache_dev: config.cache_path,
-    backing_dev: config.backing_path,
-    cache_mode: "writeback",
-    data_crc: config.data_crc,
-  };
-}
-
 /** Puts the target's words before the reason why a cache is refused (DMSETUP, "a bad table"). */
-function naming<T>(what: "cache dev" | "pcache", config: DeviceConfig, act: () => T): T {
+function naming<T>(what: "cache dev" | "pcache", config: TableConfig, act: () => T): T {
   try {
     return act();
   } catch (error) {
@@ -133,35 +173,29 @@ function naming<T>(what: "cache dev" | "pcache", config: DeviceConfig, act: () =
   }
 }
 
-interface Listeners {
-  readonly control_fd: number;
-  readonly nbd_fd: number;
-  readonly uri: string;
-  /** Removes the sockets from the device's folder. */
-  remove(): void;
+/** The socket that NBD clients connect to. */
+interface NbdListener {
+  readonly fd: number;
+  /** On TCP: where. */
+  readonly address: string | null;
 }
 
-function listen(config: DeviceConfig, cleanup: DisposableStack): Listeners {
-  const control_path = `${config.run_dir}/${CONTROL_SOCKET}`;
-  const control_fd = listenUnix(control_path, cleanup);
-  if (config.listen === null) {
-    const path = `${config.run_dir}/${NBD_SOCKET}`;
-    const nbd_fd = listenUnix(path, cleanup);
-    const uri = `nbd+unix:///?socket=${encodeURIComponent(path).replaceAll("%2F", "/")}`;
-    return { control_fd, nbd_fd, uri, remove: () => [control_path, path].forEach(removeFile) };
+function listen(shell: Shell, cleanup: DisposableStack): NbdListener {
+  if (shell.listen === null) {
+    return { fd: listenUnix(() => shell.nbd_path, cleanup), address: null };
   }
-  const tcp = sockets.listenTcp(config.listen.host, config.listen.port);
+  const tcp = sockets.listenTcp(shell.listen.host, shell.listen.port);
   cleanup.defer(() => sockets.close(tcp.fd));
   const host = tcp.host.includes(":") ? `[${tcp.host}]` : tcp.host;
-  const uri = `nbd://${host}:${tcp.port}`;
-  return { control_fd, nbd_fd: tcp.fd, uri, remove: () => removeFile(control_path) };
+  return { fd: tcp.fd, address: `${host}:${tcp.port}` };
 }
 
-function listenUnix(path: string, cleanup: DisposableStack): number {
-  const fd = sockets.listenUnix(path);
+/** The path may change until the end: the folder can be renamed. */
+function listenUnix(path: () => string, cleanup: DisposableStack): number {
+  const fd = sockets.listenUnix(path());
   cleanup.defer(() => {
     sockets.close(fd);
-    removeFile(path);
+    removeFile(path());
   });
   return fd;
 }
@@ -182,51 +216,68 @@ interface Parts {
   readonly cache_file: DeviceFile;
   readonly backing: OpenedBacking;
   readonly engine: Engine;
-  readonly listeners: Listeners;
+  readonly control_fd: number;
+  readonly nbd: NbdListener;
+  /** Lets go of both devices. */
+  readonly devices: DisposableStack;
   readonly table_line: string;
+  /** Size of the whole backing device. */
+  readonly full_sectors: number;
 }
 
 /** A running device. */
 class Device {
-  readonly #config: DeviceConfig;
+  readonly #shell: Shell;
+  readonly #config: TableConfig;
   readonly #parts: Parts;
   readonly #ring: Ring;
   readonly #engine: Engine;
-  readonly #backing: LoopBacking;
+  #backing: LoopBacking;
+  readonly #served: Export;
   readonly #nbd: NbdServer;
   readonly #control: ControlServer;
   readonly #removal: Removal;
-  #since_ms = 0;
+  readonly #suspension: Suspension;
+  readonly #watch: Watch;
+  #inactive: TableConfig | null = null;
+  /** Who waits for the table to be wiped; -1: nobody. */
+  #wiper = -1;
+  /** The table has been replaced by one that fails all I/O, and both devices are let go. */
+  #is_wiped = false;
 
-  constructor(config: DeviceConfig, parts: Parts) {
-    const { arena, ring, engine, listeners } = parts;
+  constructor(shell: Shell, config: TableConfig, parts: Parts) {
+    const { arena, ring, engine } = parts;
+    this.#shell = shell;
     this.#config = config;
     this.#parts = parts;
     this.#ring = ring;
     this.#engine = engine;
     this.#backing = parts.backing.device;
+    this.#watch = new Watch(engine);
+    this.#served = {
+      name: shell.home.name,
+      description: `pcache device ${shell.home.name}`,
+      size_bytes: engine.size_bytes,
+      max_request_bytes: engine.max_request_bytes,
+      read_only: config.read_only,
+      is_failing: false,
+    };
     this.#nbd = new NbdServer({
       arena,
       ring,
       engine,
       sockets,
-      served: {
-        name: config.name,
-        description: `pcache device ${config.name}`,
-        size_bytes: engine.size_bytes,
-        max_request_bytes: engine.max_request_bytes,
-        read_only: config.read_only,
-      },
-      listener: { fd: listeners.nbd_fd, tcp: config.listen !== null },
+      served: this.#served,
+      listener: { fd: parts.nbd.fd, tcp: parts.nbd.address !== null },
     });
     this.#control = new ControlServer({
       arena,
       ring,
       sockets,
-      listen_fd: listeners.control_fd,
+      listen_fd: parts.control_fd,
       handler: {
         request: (request, client) => this.#answer(request, client),
-        gone: (client) => this.#removal.clientGone(client),
+        gone: (client) => this.#clientGone(client),
       },
     });
     this.#removal = new Removal({
@@ -235,21 +286,47 @@ class Device {
       admit: (on) => this.#admit(on),
       backingTrouble: () => this.#backing.trouble,
     });
+    this.#suspension = new Suspension({
+      engine: {
+        close: () => engine.close(),
+        isClosed: () => engine.isClosed(),
+        reopen: () => this.#is_wiped || engine.reopen(),
+      },
+      hold: (what) => this.#nbd.hold(what),
+      unansweredCount: () => this.#nbd.unanswered_count,
+    });
   }
 
   /** Lets clients in. */
-  ready(): DeviceEvent {
-    this.#since_ms = Date.now();
+  ready(): DeviceEvent & { event: "ready" } {
+    this.#shell.reply = (client, reply) => this.#control.reply(client, reply);
     this.#nbd.start();
     this.#control.start();
     this.#ring.wait(0);
-    const notes = this.#parts.memory.kind === "tmpfs"
-      ? [
-        `cache device ${this.#config.cache_path} is on tmpfs: ` +
-        "it survives a crash of the process, not of the machine",
-      ]
-      : [];
-    return { event: "ready", uri: this.#parts.listeners.uri, notes };
+    return { event: "ready", uri: this.#uri, notes: this.#notes() };
+  }
+
+  /** Goes on for a device that had no table until `client` resumed it. */
+  takeOver(clients: readonly ControlClient[], client: number): void {
+    this.#control.adopt(clients);
+    const { notes } = this.ready();
+    this.#shell.raise();
+    this.#control.reply(client, { ok: true, notes });
+  }
+
+  #notes(): string[] {
+    if (this.#parts.memory.kind !== "tmpfs") return [];
+    return [
+      `cache device ${this.#config.cache_path} is on tmpfs: ` +
+      "it survives a crash of the process, not of the machine",
+    ];
+  }
+
+  get #uri(): string {
+    const { address } = this.#parts.nbd;
+    if (address !== null) return `nbd://${address}`;
+    const path = encodeURIComponent(this.#shell.nbd_path).replaceAll("%2F", "/");
+    return `nbd+unix:///?socket=${path}`;
   }
 
   /** Serves until the device has been removed. */
@@ -258,12 +335,14 @@ class Device {
       this.#ring.wait(this.#sleepMs());
       this.#turn();
     }
-    this.#parts.listeners.remove();
+    removeFile(`${this.#shell.home.run_dir}/${CONTROL_SOCKET}`);
+    if (this.#shell.listen === null) removeFile(this.#shell.nbd_path);
     this.#sayGoodbye();
   }
 
   /** Tells the one who asked for the removal. Whoever does not read its answers is not waited for. */
   #sayGoodbye(): void {
+    this.#shell.events.end(this.#shell.reply);
     this.#control.reply(this.#removal.client, this.#removal.outcome());
     const deadline_ms = performance.now() + GOODBYE_MS;
     while (this.#control.is_sending && performance.now() < deadline_ms) {
@@ -272,10 +351,20 @@ class Device {
     }
   }
 
-  /** Lets new NBD clients in, or turns them away, those that still negotiate included. */
+  /** Lets new NBD clients in, or turns all away. A suspended device has to go on to be closed. */
   #admit(on: boolean): void {
     this.#nbd.refusing = !on;
-    if (!on) this.#nbd.dropAll();
+    if (on) return;
+    this.#suspension.end();
+    this.#nbd.dropAll();
+  }
+
+  /** A client of the control socket has gone before it got its answer. */
+  #clientGone(client: number): void {
+    this.#removal.clientGone(client);
+    this.#suspension.clientGone(client);
+    this.#shell.events.forget(client);
+    if (client === this.#wiper) this.#wiper = -1;
   }
 
   #turn(): void {
@@ -286,7 +375,10 @@ class Device {
       this.#nbd.turn(now_ms) || this.#backing.turn(now_ms, this.#engine)
     );
     this.#control.turn(now_ms);
+    if (this.#suspension.is_pending) this.#suspendOn(now_ms);
+    if (this.#shell.is_deferred) this.#removeDeferred(now_ms);
     if (this.#removal.is_under_way) this.#removeOn(now_ms);
+    if (this.#watch.look(now_ms)) this.#shell.raise();
   }
 
   #handle(user: number, result: number): void {
@@ -313,6 +405,7 @@ class Device {
       this.#nbd.nextTimerMs(now_ms),
       this.#control.nextTimerMs(now_ms),
       this.#removal.nextTimerMs(),
+      this.#suspension.nextTimerMs(),
     );
   }
 
@@ -323,61 +416,187 @@ class Device {
     this.#engine.pump(now_ms);
   }
 
+  /** The engine comes to rest within two steps when nothing is under way. */
+  #suspendOn(now_ms: number): void {
+    for (let step = 0; step < 2; step++) {
+      if (this.#suspension.step()) {
+        const { client } = this.#suspension;
+        if (this.#wiper >= 0) this.#wipe();
+        else this.#shell.raise();
+        return this.#control.reply(client, DONE);
+      }
+      this.#engine.pump(now_ms);
+    }
+  }
+
+  /** The last client has gone. */
+  #removeDeferred(now_ms: number): void {
+    if (this.#removal.is_under_way || this.#nbd.serving_count > 0) return;
+    this.#removal.ask(-1, { flush: false, force: false }, now_ms);
+  }
+
   #answer(request: ControlRequest, client: number): ControlReply | null {
+    const reply = this.#shell.answer(request, client);
+    if (request.verb === "rename") this.#served.name = this.#shell.home.name;
+    if (reply !== undefined) return reply;
     switch (request.verb) {
       case "status":
-        return this.#status();
+        return this.#status(request.inactive === true);
       case "table":
-        return { ok: true, table: this.#parts.table_line };
+        return this.#table(request.inactive === true);
       case "info":
         return this.#info();
       case "message":
         return this.#message(request.args);
       case "progress":
         return this.#progress();
+      case "suspend":
+        return this.#suspend(client, request.noflush);
+      case "resume":
+        return this.#resume();
+      case "load":
+        return answering(() => this.#load(request.table));
+      case "clear":
+        this.#inactive = null;
+        return DONE;
+      case "wipe":
+        return this.#askWipe(client);
       case "remove":
-        if (this.#removal.is_under_way) return { ok: false, error: BUSY };
-        this.#removal.ask(client, request.flush, performance.now());
-        return null;
+        return this.#remove(request, client);
+      default:
+        throw new Error(`verb ${request.verb} is the shell's`);
     }
   }
 
-  #status(): StatusReply {
+  #remove(request: ControlRequest & { verb: "remove" }, client: number): ControlReply | null {
+    if (this.#removal.is_under_way) return { ok: false, error: BUSY };
+    if (request.deferred && this.#nbd.serving_count > 0) {
+      this.#shell.is_deferred = true;
+      return { ok: true, deferred: true };
+    }
+    const force = request.force === true;
+    if (force) {
+      this.#served.is_failing = true;
+      this.#suspension.end();
+    }
+    // There is nothing to write back any more when the devices have been let go.
+    const flush = request.flush && !this.#is_wiped;
+    this.#removal.ask(client, { flush, force }, performance.now());
+    return null;
+  }
+
+  #suspend(client: number, noflush: boolean): ControlReply | null {
+    if (this.#removal.is_under_way) return { ok: false, error: BUSY };
+    const was_suspended = this.#suspension.is_under_way;
+    const reply = this.#suspension.ask(client, noflush);
+    if (reply?.ok && !was_suspended) this.#shell.raise();
+    return reply;
+  }
+
+  /** The inactive table, which differs only in what can change while clients are connected, becomes the live one. */
+  #resume(): ControlReply {
+    if (this.#removal.is_under_way) return { ok: false, error: BUSY };
+    if (!this.#suspension.is_under_way && this.#inactive === null) return DONE;
+    if (this.#inactive !== null) this.#served.read_only = this.#inactive.read_only;
+    this.#inactive = null;
+    this.#suspension.end();
+    this.#shell.raise();
+    return DONE;
+  }
+
+  #load(table: TableConfig): void {
+    if (this.#is_wiped) {
+      throw new CacheError(`${INVALID}: the table was wiped; remove the device and create it anew`);
+    }
+    const { full_sectors } = this.#parts;
+    const facts: [what: string, is: unknown, wanted: unknown][] = [
+      ["cache device", realPath(this.#config.cache_path), realPath(table.cache_path)],
+      ["backing device", realPath(this.#config.backing_path), realPath(table.backing_path)],
+      ["data_crc", this.#config.data_crc, table.data_crc],
+      ["length", this.#engine.size_bytes / SECTOR_BYTES, table.length_sectors ?? full_sectors],
+    ];
+    for (const [what, is, wanted] of facts) {
+      if (is === wanted) continue;
+      throw new CacheError(
+        `${INVALID}: ${what} ${wanted}, but it is ${is} and cannot change while the device lives; ` +
+          "remove the device and create it with this table",
+      );
+    }
+    this.#inactive = table;
+  }
+
+  #askWipe(client: number): ControlReply | null {
+    if (this.#is_wiped) return DONE;
+    if (this.#removal.is_under_way) return { ok: false, error: BUSY };
+    this.#suspension.end(); // with noflush it would leave requests under way
+    this.#wiper = client;
+    return this.#suspension.ask(client, false);
+  }
+
+  /** Nothing is under way: from now on everything fails, and others may have the devices. */
+  #wipe(): void {
+    this.#wiper = -1;
+    this.#is_wiped = true;
+    this.#inactive = null;
+    this.#served.is_failing = true;
+    this.#nbd.dropUnfinished();
+    this.#parts.arena.unmapCache();
+    this.#parts.devices.dispose();
+    this.#backing = GONE_BACKING;
+    this.#shell.home.claimServer("");
+    this.#suspension.end();
+    this.#shell.raise();
+  }
+
+  #table(is_inactive: boolean): ControlReply {
+    const { table_line } = this.#parts;
+    if (is_inactive) return { ok: true, table: this.#inactive === null ? "" : table_line };
+    const wiped_line = `0 ${this.#engine.size_bytes / SECTOR_BYTES} error `;
+    return { ok: true, table: this.#is_wiped ? wiped_line : table_line };
+  }
+
+  #status(is_inactive: boolean): ControlReply {
+    if (is_inactive && this.#inactive === null) {
+      return { ok: true, target: null, length_sectors: 0 };
+    }
+    const length_sectors = this.#engine.size_bytes / SECTOR_BYTES;
+    if (this.#is_wiped) return { ok: true, target: "error", length_sectors };
     return {
       ok: true,
+      target: TARGET_TYPE,
       start: 0,
-      length_sectors: this.#engine.size_bytes / SECTOR_BYTES,
+      length_sectors,
       ...this.#engine.status(),
       counters: { ...this.#engine.counters },
     };
   }
 
-  #info(): ControlReply {
-    const { cache_file, backing, listeners, memory } = this.#parts;
-    const { name, uuid, minor, read_only, cache_path, backing_path } = this.#config;
+  #info(): InfoReply {
+    const { cache_file, backing, memory } = this.#parts;
+    const { home, events, since_ms, is_deferred } = this.#shell;
     return {
       ok: true,
-      name,
-      uuid,
-      minor,
-      read_only,
-      is_suspended: false,
-      is_deferred: false,
-      live_target: "pcache",
-      has_inactive_table: false,
-      event_nr: 0,
+      name: home.name,
+      uuid: home.uuid,
+      minor: home.minor,
+      read_only: this.#served.read_only,
+      is_suspended: this.#suspension.is_under_way,
+      is_deferred,
+      live_target: this.#is_wiped ? "error" : TARGET_TYPE,
+      has_inactive_table: this.#inactive !== null,
+      event_nr: events.number,
       open_count: this.#nbd.serving_count,
       frontend: "nbd",
-      uri: listeners.uri,
+      uri: this.#uri,
       pid: Deno.pid,
-      since_ms: this.#since_ms,
+      since_ms,
       length_sectors: this.#engine.size_bytes / SECTOR_BYTES,
-      cache_path,
-      backing_path,
+      cache_path: this.#is_wiped ? "" : this.#config.cache_path,
+      backing_path: this.#is_wiped ? "" : this.#config.backing_path,
       cache_dev: { major: cache_file.major, minor: cache_file.minor },
       backing_dev: backing.number,
-      backing_trouble: backing.device.trouble,
-      backing_outages: backing.device.outage_count,
+      backing_trouble: this.#backing.trouble,
+      backing_outages: this.#backing.outage_count,
       cache_kind: memory.kind,
       loop: this.#ring.name,
     };
@@ -385,18 +604,16 @@ class Device {
 
   #message(args: string[]): ControlReply {
     const [word, value] = args;
+    if (this.#is_wiped) return { ok: false, error: `${INVALID}: the table was wiped` };
     if (word !== "gc_percent" || value === undefined || args.length !== 2) {
       return { ok: false, error: `${INVALID}: message "${args.join(" ")}" is not known` };
     }
     if (!/^[0-9]{1,3}$/.test(value)) {
       return { ok: false, error: `${INVALID}: gc_percent ${value}, but it must be 0..90` };
     }
-    try {
-      this.#engine.setGcPercent(Number(value));
-    } catch (error) {
-      if (!(error instanceof CacheError)) throw error;
-      return { ok: false, error: `${INVALID}: ${error.message}` };
-    }
+    const reply = answering(() => this.#engine.setGcPercent(Number(value)));
+    if (!reply.ok) return { ...reply, error: `${INVALID}: ${reply.error}` };
+    this.#shell.raise();
     return { ok: true, text: "" };
   }
 
@@ -404,5 +621,14 @@ class Device {
     const { dirty_bytes, backing_write_errors, backing_flush_errors } = this.#engine.counters;
     const writeback_errors = backing_write_errors + backing_flush_errors;
     return { ok: true, removing: this.#removal.is_under_way, dirty_bytes, writeback_errors };
+  }
+}
+
+/** A path without links, so that two ways to one file are the same; or as it is, when there is no such file. */
+function realPath(path: string): string {
+  try {
+    return Deno.realPathSync(path);
+  } catch {
+    return path;
   }
 }

@@ -5,23 +5,14 @@
  * @module
  */
 
-/** All that a device process is told. Plain JSON: the command that creates the device hands it over a pipe. */
+import type { TableConfig } from "./control_protocol.ts";
+
+/**
+ * What a device process is told besides its name. Plain JSON: the command that creates the device hands it over a pipe.
+ */
 export interface DeviceConfig {
-  name: string;
-  /** "" when none was given. */
-  uuid: string;
-  /** The minor number that the device shows in `ls` and `info`. */
-  minor: number;
-  read_only: boolean;
-  /** An absolute path, or one relative to the working directory of the device process. */
-  cache_path: string;
-  /** The same, or an NBD URI as `formatNbdUri` writes it. */
-  backing_path: string;
-  data_crc: boolean;
-  /** Size of the cached device, in sectors of 512 bytes; null: the whole backing device. */
-  length_sectors: number | null;
-  /** The device's own folder, made by the caller, mode 0700. Sockets are put here and removed at the end. */
-  run_dir: string;
+  /** Null: it gets one later. */
+  table: TableConfig | null;
   /** Serve NBD over TCP instead of the Unix socket; port 0: any free one. */
   listen: { host: string; port: number } | null;
   /** Format the cache device although a cache was seen on it. */

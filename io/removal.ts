@@ -3,7 +3,8 @@
  *
  *   none -> asked -> (draining ->) closing -> done
  *
- * `asked` waits for a moment for clients that are just leaving; a device that is still in use then is not removed.
+ * `asked` waits for a moment for clients that are just leaving; a device that is still in use then is not removed,
+ * unless that is forced: its clients are dropped.
  * `draining` writes everything back first; it is given up when the one who asked goes away, or when the backing
  * device fails or is away and nothing has moved for a while. The device then goes on as if nothing had been asked.
  *
@@ -45,6 +46,7 @@ export class Removal {
   #phase: Phase = "none";
   #client = -1;
   #flush = false;
+  #force = false;
   #deadline_ms = 0;
   #least_dirty_bytes = 0;
   #errors_before = 0;
@@ -69,12 +71,13 @@ export class Removal {
     return this.#client;
   }
 
-  /** Begins a removal. */
-  ask(client: number, flush: boolean, now_ms: number): void {
+  /** Begins a removal. `flush`: everything is written back first; `force`: clients are no obstacle. */
+  ask(client: number, how: { flush: boolean; force: boolean }, now_ms: number): void {
     assert(this.#phase === "none", "two removals at once");
     this.#phase = "asked";
     this.#client = client;
-    this.#flush = flush;
+    this.#flush = how.flush;
+    this.#force = how.force;
     this.#deadline_ms = now_ms + LEAVING_MS;
   }
 
@@ -116,8 +119,10 @@ export class Removal {
   #begin(now_ms: number): ControlReply | null {
     if (this.#host.clientCount() > 0) {
       if (now_ms < this.#deadline_ms) return null;
-      this.#phase = "none";
-      return { ok: false, error: BUSY };
+      if (!this.#force) {
+        this.#phase = "none";
+        return { ok: false, error: BUSY };
+      }
     }
     this.#host.admit(false);
     if (!this.#flush) {

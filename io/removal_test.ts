@@ -42,7 +42,7 @@ class FakeHost {
 Deno.test("without flush it closes at once, and is done when the engine is closed", () => {
   const host = new FakeHost();
   const removal = new Removal(host);
-  removal.ask(7, false, 0);
+  removal.ask(7, { flush: false, force: false }, 0);
   assertEquals(removal.step(0), null);
   assertEquals([host.engine.closing, host.engine.draining, host.admits], [true, false, false]);
   removal.step(1);
@@ -55,7 +55,7 @@ Deno.test("without flush it closes at once, and is done when the engine is close
 Deno.test("with flush it waits until the cache is clean", () => {
   const host = new FakeHost();
   const removal = new Removal(host);
-  removal.ask(7, true, 0);
+  removal.ask(7, { flush: true, force: false }, 0);
   removal.step(0);
   assertEquals([host.engine.draining, host.engine.closing, host.admits], [true, false, false]);
   // However long it takes, as long as the backing device reports no errors.
@@ -69,13 +69,13 @@ Deno.test("clients that are leaving are waited for, others make the device busy"
   const host = new FakeHost();
   const removal = new Removal(host);
   host.clients = 1;
-  removal.ask(7, false, 0);
+  removal.ask(7, { flush: false, force: false }, 0);
   assertEquals(removal.step(100), null);
   assertEquals(removal.step(299), null);
   assertEquals(removal.step(300), { ok: false, error: BUSY });
   assertEquals([removal.is_under_way, host.admits, host.engine.closing], [false, true, false]);
 
-  removal.ask(8, false, 1000);
+  removal.ask(8, { flush: false, force: false }, 1000);
   assertEquals(removal.step(1100), null);
   host.clients = 0;
   assertEquals(removal.step(1200), null);
@@ -85,7 +85,7 @@ Deno.test("clients that are leaving are waited for, others make the device busy"
 Deno.test("when the one who asked goes, draining ends and the device goes on", () => {
   const host = new FakeHost();
   const removal = new Removal(host);
-  removal.ask(7, true, 0);
+  removal.ask(7, { flush: true, force: false }, 0);
   removal.step(0);
   removal.clientGone(8);
   assertEquals(removal.is_under_way, true);
@@ -96,7 +96,7 @@ Deno.test("when the one who asked goes, draining ends and the device goes on", (
 Deno.test("a removal that closes already is not given up", () => {
   const host = new FakeHost();
   const removal = new Removal(host);
-  removal.ask(7, false, 0);
+  removal.ask(7, { flush: false, force: false }, 0);
   removal.step(0);
   removal.clientGone(7);
   assertEquals(removal.is_under_way, true);
@@ -107,7 +107,7 @@ Deno.test("draining is given up when errors come and nothing gets cleaner", () =
   const { counters } = host.engine;
   const removal = new Removal(host);
   counters.dirty_bytes = 5000;
-  removal.ask(7, true, 0);
+  removal.ask(7, { flush: true, force: false }, 0);
   removal.step(0);
   // Errors, but it gets cleaner.
   for (let now_ms = 0; now_ms <= 20_000; now_ms += 1000) {
@@ -128,7 +128,7 @@ Deno.test("draining is given up when the backing device stays away", () => {
   const host = new FakeHost();
   const removal = new Removal(host);
   host.engine.counters.dirty_bytes = 5000;
-  removal.ask(7, true, 0);
+  removal.ask(7, { flush: true, force: false }, 0);
   removal.step(0);
   host.trouble = "Connection refused";
   assertEquals(removal.step(9000), null);

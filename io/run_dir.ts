@@ -16,7 +16,7 @@
  */
 
 import { CacheError } from "../core/errors.ts";
-import { BUSY } from "./control_protocol.ts";
+import { BUSY, INVALID } from "./control_protocol.ts";
 import { CONTROL_SOCKET, NBD_SOCKET } from "./device_config.ts";
 
 /** Longest device name, as device-mapper has it. */
@@ -40,11 +40,32 @@ const PRIVATE_MODE = 0o700;
 
 /** The name and folder of a device, held by the process that made the reservation until it ends. */
 export interface Reservation {
+  readonly name: string;
+  /** "" when none was given. */
+  readonly uuid: string;
   readonly run_dir: string;
   readonly minor: number;
   readonly log_path: string;
   /** Makes the device visible to the other commands. */
   publish(): void;
+  /**
+   * Takes another name; the folder moves with what is in it, and its sockets stay usable.
+   *
+   * @throws {CacheError} The name cannot be used; nothing has changed then.
+   */
+  rename(name: string): void;
+  /**
+   * Gives a UUID to a device that has none.
+   *
+   * @throws {CacheError} It has one, or another device has this one.
+   */
+  setUuid(uuid: string): void;
+  /**
+   * Takes a backing device that is on an NBD server, or with "" lets go of it.
+   *
+   * @throws {CacheError} It belongs to another device.
+   */
+  claimServer(backing_uri: string): void;
   /** Removes the folder. The lock itself falls with the process, so that whoever waits for it sees it gone. */
   release(): void;
 }
@@ -148,16 +169,8 @@ export function reserveDevice(
   return withRootLock(root, () => {
     const live = liveFolders(root);
     if (live.some((folder) => folder.name === name)) throw new CacheError(BUSY);
-    const twin = live.find((folder) => uuid !== "" && folder.uuid === uuid);
-    if (twin !== undefined) {
-      throw new CacheError(`${BUSY}: UUID "${uuid}" belongs to device ${twin.name}`);
-    }
-    const owner = live.find((folder) => backing_uri !== "" && folder.backing_uri === backing_uri);
-    if (owner !== undefined) {
-      throw new CacheError(
-        `Error opening backing device: ${backing_uri}: ${BUSY}: it belongs to device ${owner.name}`,
-      );
-    }
+    checkTwin(live, uuid);
+    checkServer(live, backing_uri);
     const taken = new Set(live.map((folder) => folder.minor));
     const minor = wanted_minor ?? lowestFree(taken);
     if (taken.has(minor)) throw new CacheError(`${BUSY}: minor number ${minor} is in use`);
@@ -165,8 +178,24 @@ export function reserveDevice(
       throw new CacheError(`Invalid minor number: ${minor}, wanted 0..${MAX_DEVICES - 1}`);
     }
     removeFolder(run_dir);
-    return makeFolder(root, run_dir, [minor, uuid, backing_uri]);
+    return makeFolder(root, { name, minor, uuid, backing_uri });
   });
+}
+
+/** A backing device on a server has no lock of its own. */
+function checkServer(live: LiveFolder[], backing_uri: string): void {
+  const owner = live.find((folder) => backing_uri !== "" && folder.backing_uri === backing_uri);
+  if (owner === undefined) return;
+  throw new CacheError(
+    `Error opening backing device: ${backing_uri}: ${BUSY}: it belongs to device ${owner.name}`,
+  );
+}
+
+function checkTwin(live: LiveFolder[], uuid: string): void {
+  const twin = live.find((folder) => uuid !== "" && folder.uuid === uuid);
+  if (twin !== undefined) {
+    throw new CacheError(`${BUSY}: UUID "${uuid}" belongs to device ${twin.name}`);
+  }
 }
 
 /** Removes the folder of a device whose process is gone; leaves the folder of a living one alone. */
@@ -337,27 +366,94 @@ function lowestFree(taken: Set<number>): number {
   throw new CacheError(`Too many devices: at most ${MAX_DEVICES} are wanted`);
 }
 
-function makeFolder(
-  root: string,
-  run_dir: string,
-  facts: [minor: number, uuid: string, backing_uri: string],
-): Reservation {
+function makeFolder(root: string, facts: LiveFolder): Reservation {
+  const run_dir = `${root}/${facts.name}`;
   try {
     Deno.mkdirSync(run_dir, { mode: PRIVATE_MODE });
     const lock = Deno.openSync(`${run_dir}/${LOCK}`, { write: true, createNew: true, mode: 0o600 });
     lock.lockSync(true);
-    lock.writeSync(new TextEncoder().encode(`${facts.join("\n")}\n`));
+    lock.writeSync(new TextEncoder().encode(lockText(facts)));
   } catch (error) {
     removeFolder(run_dir);
     throw cannotUse(root, error);
   }
-  return {
-    run_dir,
-    minor: facts[0],
-    log_path: `${run_dir}/${LOG}`,
-    publish: () => Deno.writeTextFileSync(`${run_dir}/${PID}`, `${Deno.pid}\n`, { mode: 0o600 }),
-    release: () => withRootLock(root, () => removeFolder(run_dir)),
-  };
+  return new Folder(root, facts);
+}
+
+function lockText({ minor, uuid, backing_uri }: LiveFolder): string {
+  return `${minor}\n${uuid}\n${backing_uri}\n`;
+}
+
+/** A folder whose lock this process holds. */
+class Folder implements Reservation {
+  readonly #root: string;
+  #facts: LiveFolder;
+
+  constructor(root: string, facts: LiveFolder) {
+    this.#root = root;
+    this.#facts = facts;
+  }
+
+  get name(): string {
+    return this.#facts.name;
+  }
+  get minor(): number {
+    return this.#facts.minor;
+  }
+  get uuid(): string {
+    return this.#facts.uuid;
+  }
+  get run_dir(): string {
+    return `${this.#root}/${this.name}`;
+  }
+  get log_path(): string {
+    return `${this.run_dir}/${LOG}`;
+  }
+
+  publish(): void {
+    Deno.writeTextFileSync(`${this.run_dir}/${PID}`, `${Deno.pid}\n`, { mode: 0o600 });
+  }
+
+  rename(name: string): void {
+    checkName(name);
+    const to = `${this.#root}/${name}`;
+    checkSocketPaths(to);
+    withRootLock(this.#root, () => {
+      if (readLiveFolder(this.#root, name) !== null) throw new CacheError(BUSY);
+      removeFolder(to);
+      Deno.renameSync(this.run_dir, to);
+      this.#facts.name = name;
+    });
+  }
+
+  setUuid(uuid: string): void {
+    checkUuid(uuid);
+    if (this.uuid !== "") {
+      throw new CacheError(`${INVALID}: its UUID is "${this.uuid}" already and cannot be changed`);
+    }
+    withRootLock(this.#root, () => {
+      checkTwin(liveFolders(this.#root), uuid);
+      this.#write({ ...this.#facts, uuid });
+    });
+  }
+
+  claimServer(backing_uri: string): void {
+    if (backing_uri === this.#facts.backing_uri) return;
+    withRootLock(this.#root, () => {
+      checkServer(liveFolders(this.#root), backing_uri);
+      this.#write({ ...this.#facts, backing_uri });
+    });
+  }
+
+  /** Into the same file: the lock is on it. */
+  #write(facts: LiveFolder): void {
+    Deno.writeTextFileSync(`${this.run_dir}/${LOCK}`, lockText(facts));
+    this.#facts = facts;
+  }
+
+  release(): void {
+    withRootLock(this.#root, () => removeFolder(this.run_dir));
+  }
 }
 
 function removeFolder(path: string): void {

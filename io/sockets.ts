@@ -61,6 +61,11 @@ export interface TcpListener {
   readonly port: number;
 }
 
+/** Undoes what `PollRing.accept` did to a listening socket: another ring waits on it then. */
+export function setBlocking(fd: number): void {
+  libc.fcntl(fd, F_SETFL, libc.fcntl(fd, F_GETFL, 0) & ~O_NONBLOCK);
+}
+
 /**
  * Listens on a Unix socket of mode 0600. Nobody can connect before the mode is set. A file at `path` is in the
  * way: the caller owns the directory and clears it.

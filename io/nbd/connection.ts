@@ -144,6 +144,16 @@ export class Connection {
     return this.state === State.SERVE || this.state === State.FINISH;
   }
 
+  /** A write is known to the engine whose payload has not come. */
+  get has_unfinished(): boolean {
+    return this.#write_slot !== NONE;
+  }
+
+  /** Requests that the engine is to answer, but for such a write. */
+  get unanswered_count(): number {
+    return this.active - this.#sender.count - (this.has_unfinished ? 1 : 0);
+  }
+
   /** A receive ended with `result`: bytes, 0 at the end, or a negative error number. */
   received(result: number): void {
     this.#receiving = false;
@@ -244,7 +254,7 @@ export class Connection {
   /** Handles one message, or part of one; false when it takes something else to go on. */
   #step(): boolean {
     if (this.state === State.NEGOTIATE) return this.#negotiate();
-    if (this.state !== State.SERVE) return false;
+    if (this.state !== State.SERVE || this.#hub.is_holding) return false;
     switch (this.#mode) {
       case Mode.HEADER:
         return this.#takeRequest();
@@ -259,7 +269,7 @@ export class Connection {
 
   /** The client has sent its last byte: answers what was asked in full, forgets the rest. */
   #lastWords(): void {
-    if (this.stalled) return;
+    if (this.stalled || this.#hub.is_holding) return;
     if (this.#mode === Mode.PLACE && this.#filled - this.#at >= this.#left_bytes) return;
     if (this.#mode === Mode.HEADER && this.#at === this.#filled) this.state = State.FINISH;
     else this.kill();
@@ -406,11 +416,10 @@ export class Connection {
     return true;
   }
 
-  /** Bytes have been received straight into the pieces. */
+  /** Bytes have been received straight into the pieces. If these were the last, `#copyPayload` ends the payload. */
   #placeReceived(len_bytes: number): void {
     assert(len_bytes <= this.#left_bytes, "received more than the payload");
     this.#payloadAdvance(len_bytes);
-    this.#payloadEnd();
   }
 
   /** Starts to receive, if there is room. A full buffer holds the client back. */
@@ -418,6 +427,7 @@ export class Connection {
     if (this.#receiving || this.#ended) return;
     if (this.state !== State.SERVE && this.state !== State.NEGOTIATE) return;
     const hub = this.#hub;
+    if (hub.is_holding && this.state === State.SERVE) return;
     const user = hub.recv_user + this.index;
     if (this.#mode === Mode.PAYLOAD && this.#left_bytes >= DIRECT_BYTES) {
       this.#listPlaces();

@@ -15,12 +15,15 @@ import * as nbd from "./protocol.ts";
 /** What is served. */
 export interface Export {
   /** The device's name. Clients may name it, or leave the name empty. */
-  readonly name: string;
+  name: string;
   readonly description: string;
   readonly size_bytes: number;
   /** Longest read and longest write: at most `MAX_REQUEST_BYTES`. */
   readonly max_request_bytes: number;
-  readonly read_only: boolean;
+  /** Writes are refused. A client that is connected already was told what held then. */
+  read_only: boolean;
+  /** Every request is answered with EIO. */
+  is_failing: boolean;
 }
 
 /** The transmission flags of an export. */

@@ -8,6 +8,7 @@ const SERVED: Export = {
   size_bytes: 5 * 2 ** 32 + 512,
   max_request_bytes: 2 ** 25,
   read_only: false,
+  is_failing: false,
 };
 
 const encoder = new TextEncoder();

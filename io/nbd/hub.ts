@@ -35,6 +35,8 @@ export class Hub {
   readonly slot_is_read: Uint8Array;
   /** Tells connections that their writes have got space (the server's part). */
   readonly collectPlaced: () => void;
+  /** No request is taken, and nothing received: the device is suspended. */
+  is_holding = false;
   /** The engine got work since this was last cleared. */
   fed = false;
   /** A request has ended since this was last cleared: connections that wait for room may go on. */

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { EINVAL, ENOSPC, OK } from "../../core/errors.ts";
+import { EINVAL, EIO, ENOSPC, OK } from "../../core/errors.ts";
 import type { Export } from "./handshake.ts";
 import { CMD_FLAG_FUA, CMD_FLUSH, CMD_READ, CMD_WRITE, EPERM } from "./protocol.ts";
 
@@ -19,6 +19,7 @@ export function validateRequest(
   len_bytes: number,
   served: Export,
 ): number {
+  if (served.is_failing) return EIO;
   // FUA is valid on every command; where nothing is written it says nothing.
   if ((flags & ~CMD_FLAG_FUA) !== 0) return EINVAL;
   if (type === CMD_FLUSH) return off_bytes === 0 && len_bytes === 0 ? OK : EINVAL;

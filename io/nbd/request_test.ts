@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { EINVAL, ENOSPC, OK } from "../../core/errors.ts";
+import { EINVAL, EIO, ENOSPC, OK } from "../../core/errors.ts";
 import { CMD_DISC, CMD_FLAG_FUA, CMD_FLUSH, CMD_READ, CMD_WRITE, EPERM } from "./protocol.ts";
 import { validateRequest } from "./request.ts";
 
@@ -54,7 +54,10 @@ Deno.test("validateRequest", () => {
       size_bytes: SIZE,
       max_request_bytes: MAX,
       read_only,
+      is_failing: false,
     };
     assertEquals(validateRequest(type, flags, off, len, served), wanted, what);
+    const failing = { ...served, is_failing: true };
+    assertEquals(validateRequest(type, flags, off, len, failing), EIO, what);
   }
 });

@@ -42,6 +42,7 @@ export class NbdServer {
   readonly #listener: { fd: number; tcp: boolean };
   readonly #acceptor: Acceptor;
   readonly #connections: Connection[] = [];
+  #holds_answers = false;
   #serial = 0;
   /** Where the round of stalled connections begins. */
   #first = 0;
@@ -89,6 +90,29 @@ export class NbdServer {
     for (const connection of this.#connections) connection.kill();
   }
 
+  /**
+   * Takes no requests from now on; or, with "requests and answers", gives no answers either. Null: goes on with what waits.
+   */
+  hold(what: "requests" | "requests and answers" | null): void {
+    this.#hub.is_holding = what !== null;
+    this.#holds_answers = what === "requests and answers";
+    for (const connection of this.#connections) {
+      if (what === null && connection.isServing) connection.marked = true;
+    }
+  }
+
+  /** Requests that the engine is to answer, but for writes whose payload has not come. */
+  get unanswered_count(): number {
+    let count = 0;
+    for (const connection of this.#connections) count += connection.unanswered_count;
+    return count;
+  }
+
+  /** Drops the connections whose last write is not complete. */
+  dropUnfinished(): void {
+    for (const connection of this.#connections) if (connection.has_unfinished) connection.kill();
+  }
+
   /** Handles a completion of one of the three NBD kinds of tokens.ts. */
   handle(kind: number, user: number, result: number): void {
     const index = user & INDEX_MASK;
@@ -106,7 +130,7 @@ export class NbdServer {
     hub.fed = false;
     this.#acceptor.turn(now_ms);
     this.#collectPlaced();
-    this.#collectAnswered();
+    if (!this.#holds_answers) this.#collectAnswered();
     const ended = hub.ended;
     hub.ended = false;
     this.#goOn(ended);

@@ -41,6 +41,7 @@ class Rig {
       engine: this.engine,
       sockets: this.ring,
       served: {
+        is_failing: false,
         name: "fast",
         description: "a test",
         size_bytes: SIZE_BYTES,
