@@ -198,6 +198,7 @@ async function info(rig: Rig) {
 async function counters(rig: Rig): Promise<Record<string, number>> {
   const reply = await callControl(rig.path("run/d/control"), { verb: "status" });
   if (!reply.ok) throw new Error(reply.error);
+  if (!("counters" in reply)) throw new Error("the device has no table");
   return reply.counters;
 }
 
