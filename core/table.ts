@@ -25,8 +25,13 @@ export const TARGET_VERSION = [0, 1, 0] as const;
 /** Longest table text that is looked at, in characters. */
 export const MAX_TABLE_CHARS = 65536;
 
-/** Most words of options: a key and a value for `cache_mode` and for `data_crc`. */
-const MAX_OPTION_WORDS = 4;
+/** The keys of a table line and the values that each of them takes. */
+export const TABLE_KEYS = {
+  cache_mode: ["writeback"],
+  data_crc: ["true", "false"],
+} as const;
+/** Most words of options: each key and its value. */
+const MAX_OPTION_WORDS = 2 * Object.keys(TABLE_KEYS).length;
 /** Longest device, in sectors: its size in bytes must be an exact number (2^53). */
 const MAX_SECTORS = Math.floor(Number.MAX_SAFE_INTEGER / SECTOR_BYTES);
 
@@ -187,7 +192,7 @@ function parseOptions(words: string[]): Pick<Table, "cache_mode" | "data_crc"> {
   for (let i = 0; i < words.length; i += 2) {
     const key = words[i]!;
     const value = words[i + 1];
-    if (key !== "cache_mode" && key !== "data_crc") throw unknownOption(key);
+    if (!isTableKey(key)) throw unknownOption(key);
     if (value === undefined) throw new CacheError(`Missing value for ${key}`);
     if (seen.has(key)) {
       throw new CacheError(`Invalid number of cache option arguments: ${key} is given twice`);
@@ -197,6 +202,10 @@ function parseOptions(words: string[]): Pick<Table, "cache_mode" | "data_crc"> {
     else data_crc = parseDataCrc(value);
   }
   return { cache_mode: "writeback", data_crc };
+}
+
+function isTableKey(word: string): word is keyof typeof TABLE_KEYS {
+  return Object.hasOwn(TABLE_KEYS, word);
 }
 
 function checkCacheMode(value: string): void {
