@@ -36,9 +36,11 @@ function denoCompile(path: string): string | null {
   const flags = ["--allow-all", "--no-prompt", "--no-check", "--quiet", "--output", path];
   const { success, stderr } = deno("compile", ...flags, "cli/main.ts");
   if (success) return null;
-  const lines = stderr.split("\n").map((line) => line.trim());
-  return lines.find((line) => /^\d+: error sending request/.test(line)) ??
-    lines.find((line) => line !== "") ?? "it failed without a word";
+  const [text] = stderr.split("Stack backtrace:");
+  const causes = text!.split("\n").map((line) => line.replace(/^\s*(?:\d+:|error:)?\s*/, ""));
+  const [what, ...why] = causes.filter((line) => line !== "" && line !== "Caused by:");
+  return why.find((line) => /^error sending request/.test(line)) ?? why.at(-1) ?? what ??
+    "no reason";
 }
 
 /** A module and all that it imports, as a script in strict mode. */
@@ -90,6 +92,8 @@ function make(target: string, is_carried: boolean): void {
   try {
     const problem = is_carried ? "--carry" : denoCompile(path);
     if (problem !== null) {
+      const base = Deno.env.get("DENORT_BIN");
+      if (base && !is_carried) throw new CompileError(`DENORT_BIN ${base}: ${problem}`);
       console.log(`deno compile is not used: ${problem}`);
       writeCarried(path);
     }

@@ -264,16 +264,31 @@ The table of the device NAME, for
 
 const ENVIRONMENT = String.raw`
 .TP
-.B PCACHE_RUN_DIR
-The run directory. Only its owner may be able to write to it. Without it:
+.BR PCACHE_RUN_DIR ", " XDG_RUNTIME_DIR
+The run directory is
+.IR $PCACHE_RUN_DIR ,
+else
 .I /run/pcache
 for root,
 .I $XDG_RUNTIME_DIR/pcache
-for others.
+for others. Only its owner may be able to write to it.
 .TP
 .B PCACHE_DEBUG
 Anything but nothing: the same as
 .BR \-v .
+.TP
+.B PCACHE_LOOP
+Of
+.BR create :
+.B io_uring
+insists on io_uring,
+.B poll
+does without it. Otherwise it is used where the kernel has it.
+.TP
+.BR LC_ALL ", " LC_CTYPE ", " LANG
+Of
+.BR "ls \-\-tree" :
+whether the lines of the tree may be drawn with UTF\-8.
 .TP
 .B PMEM_IS_PMEM_FORCE
 For tests:
@@ -373,7 +388,12 @@ formats over what was a cache; its dirty data is lost then.
 .TP
 .I backing_dev
 The device or file that is cached, or
-.IR major : minor .
+.IR major : minor ,
+or an export of an NBD server:
+.BI nbd:// HOST\fR[\fB:\fIPORT\fR]\fB/ EXPORT
+or
+.BI nbd+unix:/// EXPORT ?socket= PATH\fR.
+A server may go away and come back: hits and writes go on meanwhile, misses wait up to 30 s.
 .PP
 Words are parted at blanks. A backslash takes the next character as it is, so that a path may hold a blank.
 `;

@@ -8,7 +8,7 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { type Ended, MIB, must, Rig, run } from "./device.ts";
 import { NbdClient } from "./nbd_client.ts";
 
-const ROOT = new URL("..", import.meta.url).pathname;
+const COMPILE = new URL("../pack/compile.ts", import.meta.url).pathname;
 const CACHE_BYTES = 512 * MIB;
 const BACKING_BYTES = 64 * MIB;
 /** Debian's `nobody` and `nogroup`. */
@@ -17,8 +17,7 @@ const NOBODY = 65534;
 /** Builds the file in a folder that every user can reach; with `--carry`, else in the way that is possible here. */
 async function build(folder: string, ...args: string[]): Promise<string> {
   const path = `${folder}/pcache`;
-  const compile = `${ROOT}pack/compile.ts`;
-  await must(Deno.execPath(), "run", "-A", "--no-prompt", compile, "--output", path, ...args);
+  await must(Deno.execPath(), "run", "-A", "--no-prompt", COMPILE, "--output", path, ...args);
   return path;
 }
 
@@ -208,6 +207,13 @@ Deno.test("one file: made in the way that is possible here, and over one that is
   assert(Deno.statSync(path).ino !== inode);
   const { stdout } = await run(path, ["version"]);
   assertEquals(stdout, await rig.ok("version"));
+  const args = ["run", "-A", COMPILE, "--output", path];
+  const refused = await run(Deno.execPath(), args, { DENORT_BIN: rig.path("none") });
+  assertEquals([refused.code, refused.stdout], [1, ""]);
+  assertEquals(
+    refused.stderr,
+    `DENORT_BIN ${rig.path("none")}: No such file or directory (os error 2)\n`,
+  );
   assertEquals([...Deno.readDirSync(rig.dir)].map((entry) => entry.name), ["pcache"]);
 });
 
