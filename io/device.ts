@@ -29,7 +29,7 @@ import {
 import { CONTROL_SOCKET, type DeviceConfig, type DeviceEvent } from "./device_config.ts";
 import { Watch } from "./events.ts";
 import { closeDevice, type DeviceFile, openDevice } from "./files.ts";
-import { GONE_BACKING } from "./gone_backing.ts";
+import { goneBacking } from "./gone_backing.ts";
 import { Medium } from "./medium.ts";
 import type { Export } from "./nbd/handshake.ts";
 import { NbdServer } from "./nbd/server.ts";
@@ -542,7 +542,7 @@ class Device {
     this.#nbd.dropUnfinished();
     this.#parts.arena.unmapCache();
     this.#parts.devices.dispose();
-    this.#backing = GONE_BACKING;
+    this.#backing = goneBacking(this.#backing);
     this.#shell.home.claimServer("");
     this.#suspension.end();
     this.#shell.raise();

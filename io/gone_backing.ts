@@ -1,6 +1,6 @@
 /**
- * What stands in the place of a backing device that has been let go: nothing may be asked of it any more, and what is still
- * said about the old one is not heard.
+ * What stands in the place of a backing device that has been let go: nothing may be asked of it any more. The old one is
+ * still told what ends on the ring, so that it can close its socket.
  *
  * @module
  */
@@ -11,17 +11,19 @@ function refuse(): never {
   throw new Error("a backing device that has been let go is used");
 }
 
-/** No backing device. */
-export const GONE_BACKING: LoopBacking = {
-  size_bytes: 0,
-  trouble: "",
-  outage_count: 0,
-  handle: () => {},
-  turn: () => false,
-  nextTimerMs: () => Infinity,
-  stopWaiting: () => {},
-  close: () => {},
-  read: refuse,
-  write: refuse,
-  flush: refuse,
-};
+/** No backing device, where `old` was, which is closed. */
+export function goneBacking(old: LoopBacking): LoopBacking {
+  return {
+    size_bytes: 0,
+    trouble: "",
+    outage_count: 0,
+    handle: (index, result, user) => old.handle(index, result, user),
+    turn: () => false,
+    nextTimerMs: () => Infinity,
+    stopWaiting: () => {},
+    close: () => {},
+    read: refuse,
+    write: refuse,
+    flush: refuse,
+  };
+}

@@ -322,7 +322,10 @@ export class NbdBacking implements LoopBacking {
     this.#link.drop("the device is being removed");
   }
 
-  /** Takes leave of the server, without waiting. The ring must be closed next. */
+  /**
+   * Takes leave of the server, without waiting: what is still under way on the ring ends soon, and the socket is closed
+   * when `handle` has been told so.
+   */
   close(): void {
     if (this.#link.state === "up" && !this.#link.is_sending) {
       this.#putHeader(0, CMD_DISC, 0, 0);
@@ -332,7 +335,7 @@ export class NbdBacking implements LoopBacking {
       this.#link.send(this.#message.msghdr_addr);
       this.#ring.wait(0);
     }
-    this.#link.close();
+    this.#link.drop("the device lets go of it");
   }
 
   /** Does what a new connection, or the loss of one, calls for. */

@@ -273,6 +273,12 @@ class Rig {
 
   close(): void {
     this.#backing?.close();
+    for (let i = 0; i < 10 && this.#backing !== null; i++) {
+      this.ring.wait(0);
+      while (this.ring.next()) {
+        this.backing.handle(this.ring.user & 0xffffff, this.ring.result, this);
+      }
+    }
     this.ring.close();
     for (const peer of this.peers) peer.close();
     this.arena.close();
@@ -796,6 +802,7 @@ rigTest("the server is told when the device goes", (rig) => {
   backing.close();
   const request = peer.request();
   assertEquals([request.command, request.off, request.len], [DISC, 0, 0]);
+  assertEquals(backing.trouble, "the device lets go of it");
 });
 
 const UNUSABLE: [name: string, change: (rig: Rig) => void, why: string][] = [

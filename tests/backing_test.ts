@@ -147,6 +147,18 @@ class Server {
     if (this.socket !== null) await Deno.remove(this.socket);
   }
 
+  /** How many sockets it has open. */
+  sockets(): number {
+    const folder = `/proc/${this.#child!.pid}/fd`;
+    return [...Deno.readDirSync(folder)].filter(({ name }) => {
+      try {
+        return Deno.readLinkSync(`${folder}/${name}`).startsWith("socket:");
+      } catch {
+        return false; // closed meanwhile
+      }
+    }).length;
+  }
+
   /** Stops it, as a machine that hangs would. */
   stop(): void {
     this.#child!.kill("SIGSTOP");
@@ -538,3 +550,24 @@ Deno.test("what is no backing device is refused with a reason, and nothing is le
   // It was only looked at.
   assertEquals(await must("sh", "-c", `tr -d '\\0' < ${cache} | wc -c`), "0\n");
 });
+
+for (const { loop, env } of LOOPS) {
+  Deno.test(`a table that is wiped lets go of its server, and one that is loaded takes it (${loop})`, async () => {
+    await using rig = Rig.make({ env });
+    const content = new Content();
+    const server = await nbdkit(rig, [], "file", content.file(rig, "backing"));
+    await (await create(rig, server.uri)).close();
+    // The one that listens, and one for each client.
+    await until("the device is the only client", () => server.sockets() === 2);
+    await rig.ok("wipe_table", "d");
+    await until("there is none", () => server.sockets() === 1);
+    await rig.ok("remove", "d");
+
+    const table = `pcache ${rig.path("cache")} ${server.uri} data_crc true`;
+    await rig.ok("create", "--notable", "d");
+    await rig.ok("load", "d", "--table", table);
+    await rig.ok("resume", "d");
+    const client = await connect(rig, await rig.uri("d"));
+    content.checkAll(await readAll(client), "the device");
+  });
+}

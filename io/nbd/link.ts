@@ -178,13 +178,6 @@ export class Link {
     this.#finish();
   }
 
-  /** Ends everything at once; the ring must be closed next, since something may be under way. */
-  close(): void {
-    if (this.state === "down") return;
-    this.#o.sockets.shutdown(this.#fd);
-    this.#o.sockets.close(this.#fd);
-  }
-
   #finish(): void {
     if (this.#is_receiving || this.is_sending) return;
     this.#o.sockets.close(this.#fd);
