@@ -224,6 +224,17 @@ export const VERBS: readonly Verb[] = [
     load: () => import("./info.ts"),
   },
   {
+    name: "stats",
+    usage: "[<device>...] [--json|--prometheus] [--watch] [--count <count>] [--interval <seconds>]",
+    help: "Prints what each device has done: requests, hits, latencies, write-back, errors;\n" +
+      "with --watch every second",
+    min_args: 0,
+    max_args: Infinity,
+    devices: "all",
+    options: ["json", "prometheus", "watch", "count", "interval"],
+    load: () => import("./stats.ts"),
+  },
+  {
     name: "deps",
     usage: "[-o|--options <options>] [<device>...] [--json]",
     help: "Prints which cache device and backing device each device stands on",

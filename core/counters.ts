@@ -9,6 +9,14 @@ export class Counters {
   reads = 0;
   writes = 0;
   flushes = 0;
+  read_bytes = 0;
+  written_bytes = 0;
+  /** Reads by where their bytes came from: all from the cache, some of them, none. Counted when they are answered. */
+  read_hits = 0;
+  read_partial_hits = 0;
+  read_misses = 0;
+  /** Ranges of reads that another one was fetching from the backing device already. */
+  placeholders_waited = 0;
   /** Requests that had to wait for space, buffers or room in the log. */
   waited = 0;
   /** Reads of ranges that were not in the cache, one for each request to the backing device. */

@@ -15,13 +15,14 @@ import { assert } from "./assert.ts";
 import { Barriers } from "./barriers.ts";
 import { Buffers } from "./buffers.ts";
 import { Counters } from "./counters.ts";
-import { CacheError } from "./errors.ts";
+import { CacheError, OK } from "./errors.ts";
 import { ExtentIndex } from "./extent_index.ts";
 import { Fills } from "./fills.ts";
 import { Flushes } from "./flushes.ts";
 import { GC_PERCENT_MAX, SECTOR_BYTES } from "./format.ts";
 import { Gc } from "./gc.ts";
 import { KeySums } from "./key_sums.ts";
+import { Latencies, type LatencyReport } from "./latencies.ts";
 import { Log, STAGED_KEYS } from "./log.ts";
 import type { OpenedCache } from "./media.ts";
 import type { Backing, Memory } from "./platform.ts";
@@ -33,9 +34,12 @@ import {
   MAX_REQUEST_BYTES,
   MAX_REQUESTS,
   Pieces,
+  READ,
   RECEIVING,
   RequestQueue,
   Requests,
+  WAITING,
+  WRITE,
 } from "./requests.ts";
 import { Segments } from "./segments.ts";
 import { Space } from "./space.ts";
@@ -111,11 +115,13 @@ export class Engine {
   readonly #flushes: Flushes;
   readonly #writeback: WriteBack;
   readonly #gc: Gc;
+  readonly #latencies: Latencies;
   #gc_percent_wanted = -1;
   #info_barrier = 0;
 
   private constructor(state: EngineState, replayed: Replayed, limits: Limits) {
     this.max_requests = limits.requests;
+    this.#latencies = new Latencies(limits.requests);
     this.#state = state;
     this.replayed = replayed;
     this.size_bytes = state.size_sectors * SECTOR_BYTES;
@@ -214,7 +220,7 @@ export class Engine {
   beginRead(off_bytes: number, len_bytes: number): number {
     this.#checkRange(off_bytes, len_bytes);
     this.#state.last_request_ms = this.#state.now_ms;
-    return this.#reads.begin(off_bytes, len_bytes);
+    return this.#began(this.#reads.begin(off_bytes, len_bytes));
   }
 
   /**
@@ -225,14 +231,14 @@ export class Engine {
   beginWrite(off_bytes: number, len_bytes: number, fua: boolean): number {
     this.#checkRange(off_bytes, len_bytes);
     this.#state.last_request_ms = this.#state.now_ms;
-    return this.#writes.begin(off_bytes, len_bytes, fua);
+    return this.#began(this.#writes.begin(off_bytes, len_bytes, fua));
   }
 
   /** A flush: answered when every write answered before it is durable. Returns a slot; -1: all are in use. */
   beginFlush(): number {
     this.#state.last_request_ms = this.#state.now_ms;
     this.#state.counters.flushes++;
-    return this.#flushes.begin();
+    return this.#began(this.#flushes.begin());
   }
 
   /** The next write whose space has been taken: its pieces say where the payload goes. -1: none. */
@@ -244,7 +250,9 @@ export class Engine {
 
   /** The next request that is done: reply, then `release` it. -1: none. */
   takeAnswered(): number {
-    return this.#takeFrom(this.#state.answered);
+    const slot = this.#takeFrom(this.#state.answered);
+    if (slot >= 0) this.#count(slot);
+    return slot;
   }
 
   /** All bytes of a placed write are in place. */
@@ -301,6 +309,26 @@ export class Engine {
   /** The barrier that `Memory.barrier` started has ended: 0 or an error number. */
   barrierDone(errno: number): void {
     this.#state.barriers.end(errno !== 0);
+  }
+
+  /** It is `now_ms` for the requests that come next. */
+  tick(now_ms: number): void {
+    this.#state.now_ms = now_ms;
+  }
+
+  /** How long requests took. */
+  latencies(): LatencyReport {
+    return this.#latencies.report();
+  }
+
+  /** Requests that wait for space, buffers or room in the log. */
+  waitingCount(): number {
+    const { requests } = this.#state;
+    let count = 0;
+    for (let slot = 0; slot < this.max_requests; slot++) {
+      if (requests.state[slot] === WAITING) count++;
+    }
+    return count;
   }
 
   /** Does all work that is possible now. */
@@ -400,6 +428,30 @@ export class Engine {
     this.#gc_percent_wanted = -1;
     this.#info_barrier = this.#state.barriers.cover();
     return true;
+  }
+
+  #began(slot: number): number {
+    if (slot >= 0) this.#latencies.begin(slot, this.#state.now_ms);
+    return slot;
+  }
+
+  /** A request is answered: counts it. The pieces of a read say where its bytes came from. */
+  #count(slot: number): void {
+    const { requests, pieces, counters, now_ms } = this.#state;
+    const kind = requests.kind[slot]!;
+    this.#latencies.end(slot, kind, now_ms);
+    if (kind === WRITE) counters.written_bytes += requests.len_bytes[slot]!;
+    if (kind !== READ || requests.error[slot] !== OK) return;
+    counters.read_bytes += requests.len_bytes[slot]!;
+    let has_hit = false;
+    let has_miss = false;
+    for (let piece = requests.first_piece[slot]!; piece >= 0; piece = pieces.next[piece]!) {
+      if (pieces.fill[piece]! < 0) has_hit = true;
+      else has_miss = true;
+    }
+    if (!has_miss) counters.read_hits++;
+    else if (has_hit) counters.read_partial_hits++;
+    else counters.read_misses++;
   }
 
   /** The first of the queue that was not abandoned meanwhile. */

@@ -133,6 +133,7 @@ export class Reads implements FillWaiter {
       }
       const stop = Math.min(limit, start + index.sectors(extent));
       if (index.isPlaceholder(extent)) {
+        this.#state.counters.placeholders_waited++;
         this.#waitFor(slot, index.fill(extent), sector, stop);
       } else if (this.#verify(extent)) {
         this.#hit(slot, index.segment(extent), index.place(extent) + sector - start, sector, stop);

@@ -112,6 +112,7 @@ export class BareDevice<D> {
         return null;
       case "suspend":
       case "wipe":
+      case "stats":
       case "message":
         return { ok: false, error: `${INVALID}: the device has no live table` };
       default:

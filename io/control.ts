@@ -325,6 +325,7 @@ export function parseRequest(line: Uint8Array): ControlRequest {
   const request = parseJson(line);
   switch (request.verb) {
     case "info":
+    case "stats":
     case "progress":
     case "resume":
     case "clear":

@@ -5,6 +5,10 @@
  * @module
  */
 
+import type { Counters } from "../core/counters.ts";
+import type { LatencyReport } from "../core/latencies.ts";
+import type { PaceReport } from "./pace.ts";
+
 /** Longest request or reply line, in bytes, its newline included. */
 export const MAX_LINE_BYTES = 64 * 1024;
 
@@ -14,6 +18,7 @@ export type ControlRequest =
   | { verb: "status"; inactive?: boolean }
   | { verb: "table"; inactive?: boolean }
   | { verb: "info" }
+  | { verb: "stats" }
   | { verb: "message"; args: string[] }
   | { verb: "progress" }
   /**
@@ -135,6 +140,19 @@ export interface InfoReply {
   loop: "io_uring" | "poll";
 }
 
+/** What a device has done since it was started, and how it stands. */
+export interface StatsReply extends PaceReport {
+  ok: true;
+  uptime_ms: number;
+  open_count: number;
+  /** Requests that are not answered, and of these the ones that wait for space. */
+  requests_under_way: number;
+  requests_waiting: number;
+  /** `core/counters.ts` says what each of them is. */
+  counters: Readonly<Counters>;
+  latency: LatencyReport;
+}
+
 /** The answer to a message: "" or lines to print. */
 export interface MessageReply {
   ok: true;
@@ -181,6 +199,7 @@ export interface ReplyOf {
   status: StatusReply | BlankStatusReply;
   table: TableReply;
   info: InfoReply;
+  stats: StatsReply;
   message: MessageReply;
   progress: ProgressReply;
   remove: RemoveReply;

@@ -24,6 +24,7 @@ import {
   type ControlRequest,
   type InfoReply,
   INVALID,
+  type StatsReply,
   type TableConfig,
 } from "./control_protocol.ts";
 import { CONTROL_SOCKET, type DeviceConfig, type DeviceEvent } from "./device_config.ts";
@@ -34,6 +35,7 @@ import { Medium } from "./medium.ts";
 import type { Export } from "./nbd/handshake.ts";
 import { NbdServer } from "./nbd/server.ts";
 import { openBacking, type OpenedBacking } from "./open_backing.ts";
+import { Pace } from "./pace.ts";
 import { Removal } from "./removal.ts";
 import { openRing, type Ring } from "./ring.ts";
 import type { Reservation } from "./run_dir.ts";
@@ -239,6 +241,7 @@ class Device {
   readonly #removal: Removal;
   readonly #suspension: Suspension;
   readonly #watch: Watch;
+  readonly #pace: Pace;
   #inactive: TableConfig | null = null;
   /** Who waits for the table to be wiped; -1: nobody. */
   #wiper = -1;
@@ -254,6 +257,7 @@ class Device {
     this.#engine = engine;
     this.#backing = parts.backing.device;
     this.#watch = new Watch(engine);
+    this.#pace = new Pace(engine.counters, performance.now());
     this.#served = {
       name: shell.home.name,
       description: `pcache device ${shell.home.name}`,
@@ -369,8 +373,9 @@ class Device {
 
   #turn(): void {
     const ring = this.#ring;
-    while (ring.next()) this.#handle(ring.user, ring.result);
     const now_ms = performance.now();
+    this.#engine.tick(now_ms);
+    while (ring.next()) this.#handle(ring.user, ring.result);
     do this.#engine.pump(now_ms); while (
       this.#nbd.turn(now_ms) || this.#backing.turn(now_ms, this.#engine)
     );
@@ -379,6 +384,7 @@ class Device {
     if (this.#shell.is_deferred) this.#removeDeferred(now_ms);
     if (this.#removal.is_under_way) this.#removeOn(now_ms);
     if (this.#watch.look(now_ms)) this.#shell.raise();
+    this.#pace.look(now_ms);
   }
 
   #handle(user: number, result: number): void {
@@ -446,6 +452,8 @@ class Device {
         return this.#table(request.inactive === true);
       case "info":
         return this.#info();
+      case "stats":
+        return this.#stats();
       case "message":
         return this.#message(request.args);
       case "progress":
@@ -599,6 +607,20 @@ class Device {
       backing_outages: this.#backing.outage_count,
       cache_kind: memory.kind,
       loop: this.#ring.name,
+    };
+  }
+
+  #stats(): StatsReply {
+    const engine = this.#engine;
+    return {
+      ok: true,
+      uptime_ms: Date.now() - this.#shell.since_ms,
+      open_count: this.#nbd.serving_count,
+      requests_under_way: engine.requests_in_use,
+      requests_waiting: engine.waitingCount(),
+      ...this.#pace.report(performance.now()),
+      counters: { ...engine.counters },
+      latency: engine.latencies(),
     };
   }
 
