@@ -86,6 +86,7 @@ try {
   }
   file.close();
   source = new TextDecoder("utf-8", { fatal: true }).decode(source);
+  ${restoreEnvironment()}
 } catch (error) {
   console.error("pcache: cannot read its own file: " + error.message);
   Deno.exit(1);
@@ -93,6 +94,19 @@ try {
 (0, eval)(source);
 `;
   return `data:application/javascript,${encodeURIComponent(module)}`;
+}
+
+/**
+ * The runtime has begun by now: what the stub put into the environment goes, and what it kept from the runtime comes
+ * back, for the programs that are started from here.
+ */
+function restoreEnvironment(): string {
+  const names = RUNTIME_ENV.map((text) => text.replace(/=.*/, ""));
+  return `for (const name of ${JSON.stringify(names)}) Deno.env.delete(name);
+  for (const text of Deno.readTextFileSync("/proc/self/environ").split("\\0")) {
+    const [, name, value] = /^((?:DENO|NODE)_[^=]*)=([^]*)$/.exec(text) ?? [];
+    if (name !== undefined) Deno.env.set(name, value);
+  }`;
 }
 
 function makeSegment(elf: Elf, main_module: string): Uint8Array {

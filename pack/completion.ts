@@ -145,21 +145,17 @@ function bashValues({ names, options }: VerbForm): string {
 }
 
 function bashVerb({ names, options, args }: VerbForm): string {
-  const cases = args.map((offer, i) =>
-    offer.kind === "nothing"
-      ? ""
-      : `        ${i < 2 ? i : "*"}) _pcache_offer ${bashOffer(offer)} ;;`
+  const offers = args.map((offer, i) =>
+    offer.kind === "nothing" ? "" : `${i < 2 ? i : "*"}) _pcache_offer ${bashOffer(offer)} ;;`
   );
+  const shown = lines(offers, (offer) => offer === "" ? "" : `        ${offer}`);
+  const choice = shown === "" ? "" : `\n      case $args in\n${shown}\n      esac`;
   return `    ${names.join(" | ")})
       if [[ $cur == -* ]]; then
         _pcache_offer ${quote(words([...options, ...COMMON_FORMS]))}
         return
-      fi
-${
-    cases.every((line) => line === "")
-      ? ""
-      : `      case $args in\n${lines(cases, String)}\n      esac\n`
-  }      ;;`;
+      fi${choice}
+      ;;`;
 }
 
 function bashOffer(offer: Offer): string {

@@ -215,7 +215,14 @@ systemctl enable \-\-now pcache@vol
 .PP
 The unit is restarted when its process was killed. Stopping it removes the device; dirty data stays in the
 cache and is found by the next start. A device that clients are still connected to after 5 s is ended by
-SIGTERM, which loses nothing that was flushed; the unit counts as failed then. Device names that systemd
+SIGTERM, which loses nothing that was flushed; the unit counts as failed then. So a unit that uses the
+device says
+.B After=pcache@vol.service
+and
+.BR Requires=pcache@vol.service ,
+and a device over an NBD server needs a drop\-in with
+.BR Wants=network\-online.target .
+Device names that systemd
 knows consist of
 .BR "0\-9 A\-Z a\-z" " and " ":\-_.@" .
 `;

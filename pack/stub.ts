@@ -7,7 +7,8 @@
  * belongs to `_start`.
  *
  * - argv: argv[0] is replaced by the arguments that are carried; the user's follow.
- * - envp: what is carried, then the user's but for `DENO_*` and `NODE_*`, which would change what the runtime does.
+ * - envp: what is carried, then the user's but for `DENO_*` and `NODE_*`, which would change what the runtime does
+ *   (the program gets them back, carry.ts).
  * - A working directory that was removed is replaced by the root: the runtime does not start without one.
  *
  * @module
