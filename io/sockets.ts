@@ -19,6 +19,8 @@ import {
   IPPROTO_TCP,
   IPV6_V6ONLY,
   libc,
+  MSG_DONTWAIT,
+  MSG_NOSIGNAL,
   O_NONBLOCK,
   result,
   SHUT_RDWR,
@@ -197,6 +199,14 @@ function keepAlive(fd: number): void {
 /** Sends small replies at once instead of waiting for more. Not possible: slower, nothing worse. */
 export function setNoDelay(fd: number): void {
   setOption(fd, IPPROTO_TCP, TCP_NODELAY);
+}
+
+/**
+ * Sends what the socket has room for now, of the `struct msghdr` at an absolute address. Returns bytes, or an error number
+ * negated: EAGAIN when there is no room.
+ */
+export function sendNow(fd: number, msghdr: bigint): number {
+  return result(libc.sendmsg(fd, msghdr, MSG_DONTWAIT | MSG_NOSIGNAL));
 }
 
 /** Ends what waits on a socket, in both directions. A socket whose peer is gone has nothing to end. */

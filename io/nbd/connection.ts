@@ -223,10 +223,18 @@ export class Connection {
     this.marked = true;
   }
 
-  /** Sends what waits, unless a message is under way. */
+  /**
+   * Sends what waits, unless a message is under way. Most messages find room in the socket and have left when this returns: what
+   * they name is free for others before the loop sleeps, and no completion ends that sleep.
+   */
   flushReplies(): void {
-    if (this.#sender.busy || !this.isServing) return;
-    if (this.#sender.start()) this.#send();
+    const sender = this.#sender;
+    while (this.isServing && !sender.busy && sender.start()) {
+      const result = this.#hub.sockets.sendNow(this.#fd, sender.iovecs.msghdr);
+      if (result > 0) this.#requestsEnded(sender.sent(result));
+      else if (result !== -EINTR && result !== -EAGAIN) return this.kill();
+      if (sender.busy) this.#send();
+    }
   }
 
   /** Handles what is in the buffer, as far as it goes now, and receives more. */

@@ -45,14 +45,20 @@ export class FakeArena implements NbdArena {
     this.#next = addr + len_bytes;
     return addr;
   }
+  absolute(addr: number): bigint {
+    return BigInt(BASE + addr);
+  }
   putAddress(words: Uint32Array, index: number, addr: number): void {
     words[index] = (BASE + addr) >>> 0;
     words[index + 1] = Math.floor((BASE + addr) / 2 ** 32);
   }
-  /** The address that two words name, checked to lie inside. */
+  /** The address that two words name. */
   addressAt(addr: number): number {
     const view = new DataView(this.bytes.buffer);
-    const absolute = view.getUint32(addr, true) + view.getUint32(addr + 4, true) * 2 ** 32;
+    return this.relative(view.getUint32(addr, true) + view.getUint32(addr + 4, true) * 2 ** 32);
+  }
+  /** The address in the arena of an absolute one, checked to lie inside. */
+  relative(absolute: number): number {
     assert(absolute >= BASE && absolute < BASE + this.bytes.length, "wild address");
     return absolute - BASE;
   }
@@ -108,6 +114,7 @@ interface Operation {
   len_bytes: number;
 }
 
+const EAGAIN = 11;
 const EPIPE = 32;
 const EMFILE = 24;
 
@@ -150,6 +157,18 @@ export class FakeRing implements NbdRing, NbdSockets {
   }
   sendmsg(user: number, fd: number, addr: number): void {
     this.#add({ kind: "sendmsg", user, fd, addr, len_bytes: 0 });
+  }
+
+  /** Takes nothing now and then, though there is room. */
+  sendNow(fd: number, msghdr: bigint): number {
+    const socket = this.sockets.get(fd)!;
+    assert(!socket.closed, "send on a closed socket");
+    const is_under_way = this.#operations.some((o) => o.fd === fd && o.kind === "sendmsg");
+    assert(!is_under_way, "a send overtakes another");
+    const gone = socket.shut || socket.client_gone;
+    if (!gone && (socket.stuck || this.#random.chance(30))) return -EAGAIN;
+    const addr = this.#arena.relative(Number(msghdr));
+    return this.#performSend({ kind: "sendmsg", user: 0, fd, addr, len_bytes: 0 }, socket);
   }
 
   #add(operation: Operation): void {

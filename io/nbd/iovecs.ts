@@ -21,6 +21,8 @@ const MSG_IOVLEN_WORD = 6;
 export class Iovecs {
   /** Address of the message header, for `recvmsg` and `sendmsg`. */
   readonly msghdr_addr: number;
+  /** The absolute one. */
+  readonly msghdr: bigint;
   readonly limit: number;
   count = 0;
   /** Bytes that are still to be transferred. */
@@ -42,6 +44,7 @@ export class Iovecs {
     this.#arena = arena;
     this.limit = limit;
     this.msghdr_addr = addr;
+    this.msghdr = arena.absolute(addr);
     this.#iov_addr = addr + MSGHDR_BYTES;
     const buffer = arena.bytes.buffer;
     this.#msghdr = new Uint32Array(buffer, addr, MSGHDR_BYTES / 4);

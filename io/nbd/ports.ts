@@ -12,10 +12,10 @@ import type * as sockets from "../sockets.ts";
 /** Completions come to `NbdServer.handle`. */
 export type NbdRing = Pick<Ring, "accept" | "recv" | "recvmsg" | "sendmsg">;
 
-export type NbdArena = Pick<Arena, "bytes" | "alloc" | "putAddress">;
+export type NbdArena = Pick<Arena, "bytes" | "alloc" | "absolute" | "putAddress">;
 
 /** System calls on sockets that end at once. */
-export type NbdSockets = Pick<typeof sockets, "shutdown" | "close" | "setNoDelay">;
+export type NbdSockets = Pick<typeof sockets, "sendNow" | "shutdown" | "close" | "setNoDelay">;
 
 export type NbdEngine = Pick<
   Engine,
