@@ -43,10 +43,10 @@ function serve(socket_path: string, file_path: string): never {
     listener: { fd: sockets.listenUnix(socket_path), tcp: false },
   });
   nbd.start();
-  for (;;) {
-    ring.wait(nbd.nextTimerMs(performance.now()));
+  for (let now_ms = performance.now();;) {
+    ring.wait(nbd.nextTimerMs(now_ms));
     while (ring.next()) nbd.handle(ring.user >>> KIND_SHIFT, ring.user, ring.result);
-    const now_ms = performance.now();
+    now_ms = performance.now();
     while (nbd.turn(now_ms));
   }
 }

@@ -68,6 +68,8 @@ export class ScratchMemory implements Memory {
     return 0;
   }
 
+  aim(): void {}
+
   persist(): void {}
 
   barrier(): boolean {

@@ -176,7 +176,7 @@ export class Engine {
         replayed.head_off,
         limits.staged_keys,
       ),
-      new Space(segments, cache.data_bytes),
+      new Space(cache, memory, segments),
       new Buffers(memory.buffer_addr, memory.buffer_bytes),
       requests,
       new Pieces(limits.pieces),
@@ -296,6 +296,7 @@ export class Engine {
 
   /** An answered request's reply has left, or never will: what it held is given back. */
   release(slot: number): void {
+    this.#state.last_request_ms = this.#state.now_ms;
     this.#fills.releasePieces(slot);
     this.#state.requests.pool.put(slot);
   }

@@ -251,7 +251,11 @@ export class Log {
     this.#plan_count++;
   }
 
+  /** Stores the end mark at the place, where the next kset goes then. */
   #mark(seg: number, off: number): void {
+    const start_addr = this.#cache.dataAddr(seg, 0);
+    const from_addr = start_addr + off;
+    this.#memory.aim(from_addr, from_addr + KSET_HEADER_BYTES, start_addr + this.#cache.data_bytes);
     this.#put(seg, off, END_MARK, KSET_HEADER_BYTES);
   }
 

@@ -34,6 +34,11 @@ export interface Memory {
   copy(to_addr: number, from_addr: number, len_bytes: number): void;
   /** CRC-32C of the range, started from `CRC_SEED` (FORMAT, "Checksums"), as an unsigned 32-bit number. */
   crc32c(addr: number, len_bytes: number): number;
+  /**
+   * A hint: `[from_addr, to_addr)` is stored to next, and later stores go on from there up to `end_addr` at most. The content stays as
+   * it is. So a medium where first stores are slow (page faults, blocks to be set up) does this for many at once.
+   */
+  aim(from_addr: number, to_addr: number, end_addr: number): void;
   /** Starts to make the stores in the range persistent. They are so once a later barrier is done. */
   persist(addr: number, len_bytes: number): void;
   /**

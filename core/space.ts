@@ -9,10 +9,14 @@
 
 import { assert } from "./assert.ts";
 import { SECTOR_BYTES } from "./format.ts";
+import type { OpenedCache } from "./media.ts";
+import type { Memory } from "./platform.ts";
 import type { Segments } from "./segments.ts";
 
 /** The data head. Units: sectors of a data area. */
 export class Space {
+  readonly #cache: OpenedCache;
+  readonly #memory: Memory;
   readonly #segments: Segments;
   readonly #data_sectors: number;
   #seg = -1;
@@ -22,10 +26,11 @@ export class Space {
   taken_place = 0;
   taken_sectors = 0;
 
-  /** `data_bytes`: size of a data area. */
-  constructor(segments: Segments, data_bytes: number) {
+  constructor(cache: OpenedCache, memory: Memory, segments: Segments) {
+    this.#cache = cache;
+    this.#memory = memory;
     this.#segments = segments;
-    this.#data_sectors = Math.floor(data_bytes / SECTOR_BYTES);
+    this.#data_sectors = Math.floor(cache.data_bytes / SECTOR_BYTES);
   }
 
   /** How many sectors can be taken now, in all. */
@@ -43,6 +48,12 @@ export class Space {
     this.taken_place = this.#next;
     this.taken_sectors = Math.min(sectors, this.#room());
     this.#next += this.taken_sectors;
+    const start_addr = this.#cache.dataAddr(this.#seg, 0);
+    this.#memory.aim(
+      start_addr + this.taken_place * SECTOR_BYTES,
+      start_addr + this.#next * SECTOR_BYTES,
+      start_addr + this.#cache.data_bytes,
+    );
     this.#segments.pin(this.#seg);
   }
 

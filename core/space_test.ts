@@ -10,12 +10,12 @@ const DATA_SECTORS = 104;
 
 /** A data head over six segments, the first of which holds the log. */
 function newSpace(): { space: Space; segments: Segments } {
-  const { cache } = new LogBuilder({ segments: TOTAL });
+  const { cache, memory } = new LogBuilder({ segments: TOTAL });
   assertEquals(cache.data_bytes, DATA_SECTORS * 512);
   const segments = new Segments(TOTAL, cache.generations, () => {});
   segments.claimForLog(0);
   segments.settle();
-  return { space: new Space(segments, cache.data_bytes), segments };
+  return { space: new Space(cache, memory, segments), segments };
 }
 
 function take(space: Space, sectors: number): number[] {

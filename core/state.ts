@@ -25,7 +25,7 @@ const MAX_KEY_SECTORS = 8192;
 /** The tables of one engine. */
 export class EngineState {
   now_ms: number;
-  /** When the last request came. */
+  /** When the last request came, or the last reply left. */
   last_request_ms = -Infinity;
   /** Set when a fill found no space: GC makes some. */
   wants_space = false;
@@ -54,6 +54,11 @@ export class EngineState {
     now_ms: number,
   ) {
     this.now_ms = now_ms;
+  }
+
+  /** Since when no request has been under way. A flush that takes long is no reason to do more beside it. */
+  get quiet_since_ms(): number {
+    return this.requests.pool.in_use > 0 ? this.now_ms : this.last_request_ms;
   }
 
   /** Most sectors of one key. */

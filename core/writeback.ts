@@ -187,7 +187,7 @@ export class WriteBack {
     if (this.#stage !== IDLE || !this.#hasMore()) return Infinity;
     if (this.#state.is_closing || this.#state.barriers.has_failed) return Infinity;
     if (this.#state.is_draining) return this.#retry_at_ms;
-    const quiet_ms = this.#state.last_request_ms + QUIET_MS;
+    const quiet_ms = this.#state.quiet_since_ms + QUIET_MS;
     const waited_ms = this.#last_end_ms + MAX_WAIT_MS;
     return Math.max(this.#retry_at_ms, Math.min(quiet_ms, waited_ms));
   }
@@ -296,8 +296,8 @@ export class WriteBack {
 
   /** Starts as many writes as may be under way; goes on to the flush when all have ended. */
   #write(is_starved: boolean): boolean {
-    const { now_ms, last_request_ms, is_draining } = this.#state;
-    const is_quiet = is_starved || is_draining || now_ms - last_request_ms >= QUIET_MS;
+    const { now_ms, quiet_since_ms, is_draining } = this.#state;
+    const is_quiet = is_starved || is_draining || now_ms - quiet_since_ms >= QUIET_MS;
     const most = is_quiet ? MAX_WRITES : MAX_WRITES_BUSY;
     let any = false;
     while (this.#ids.in_use < most && this.#writeNext()) any = true;

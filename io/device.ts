@@ -247,6 +247,8 @@ class Device {
   #wiper = -1;
   /** The table has been replaced by one that fails all I/O, and both devices are let go. */
   #is_wiped = false;
+  /** When the turn began: a turn is short, one look at the clock is enough for it. */
+  #now_ms = performance.now();
 
   constructor(shell: Shell, config: TableConfig, parts: Parts) {
     const { arena, ring, engine } = parts;
@@ -374,6 +376,7 @@ class Device {
   #turn(): void {
     const ring = this.#ring;
     const now_ms = performance.now();
+    this.#now_ms = now_ms;
     this.#engine.tick(now_ms);
     while (ring.next()) this.#handle(ring.user, ring.result);
     do this.#engine.pump(now_ms); while (
@@ -404,7 +407,7 @@ class Device {
   }
 
   #sleepMs(): number {
-    const now_ms = performance.now();
+    const now_ms = this.#now_ms;
     return Math.min(
       this.#engine.nextTimerMs(now_ms),
       this.#backing.nextTimerMs(now_ms),

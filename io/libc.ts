@@ -26,6 +26,7 @@ const symbols = {
     result: "i32",
   },
   mmap: { parameters: ["u64", "u64", "i32", "i32", "i32", "u64"], result: "pointer" },
+  madvise: { parameters: ["u64", "u64", "i32"], result: "i32" },
   munmap: { parameters: ["u64", "u64"], result: "i32" },
   open: { parameters: ["buffer", "i32", "i32"], result: "i32" },
   close: { parameters: ["i32"], result: "i32" },

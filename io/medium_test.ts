@@ -37,6 +37,30 @@ Deno.test("Medium: a file that libpmem is told to take for persistent memory", (
   }
 });
 
+Deno.test("Medium: what stores are aimed at has its pages, and its content", () => {
+  withDir("/dev/shm", (dir) => {
+    const path = sparseFile(`${dir}/c`, CACHE_BYTES);
+    withMedium(path, (medium) => {
+      const blocks = () => Deno.statSync(path).blocks! * 512;
+      medium.write(8192, pattern(4096, 1), 4096);
+      assertEquals(blocks(), 4096);
+      medium.aim(4096, 4100, 16 * 4096); // runs end where they are said to
+      assertEquals(blocks(), 15 * 4096);
+      medium.aim(0, 4096, CACHE_BYTES);
+      const prepared = blocks();
+      assert(prepared > 16 * 4096 && prepared < CACHE_BYTES);
+      medium.aim(4096, 2 * 4096, CACHE_BYTES); // prepared already, by either run
+      medium.aim(5 * 4096, 6 * 4096, 16 * 4096);
+      assertEquals(blocks(), prepared);
+      medium.aim(4096, CACHE_BYTES, CACHE_BYTES);
+      assertEquals(blocks(), CACHE_BYTES);
+      const bytes = new Uint8Array(4096);
+      medium.read(8192, bytes, 4096);
+      assertEquals(bytes, pattern(4096, 1));
+    });
+  });
+});
+
 Deno.test("Medium: addresses outside are refused before they are touched", () => {
   withDir("/dev/shm", (dir) => {
     withMedium(sparseFile(`${dir}/c`, CACHE_BYTES + 512), (medium) => {

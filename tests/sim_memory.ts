@@ -85,6 +85,13 @@ export class SimMemory implements Memory {
     return crc32c(this.bytes, addr, addr + len_bytes);
   }
 
+  aim(from_addr: number, to_addr: number, end_addr: number): void {
+    this.#check("aim", from_addr, end_addr - from_addr);
+    if (from_addr >= to_addr || to_addr > end_addr || end_addr > this.cache_bytes) {
+      throw new RangeError(`aim: stores from ${from_addr} to ${to_addr}, then up to ${end_addr}`);
+    }
+  }
+
   persist(addr: number, len_bytes: number): void {
     this.#check("persist", addr, len_bytes);
     if (addr >= this.cache_bytes) {
