@@ -30,6 +30,10 @@ function serve(socket_path: string, file_path: string): never {
   const nbd = new NbdServer({
     arena,
     ring,
+    memory: {
+      receive: (to, from, len_bytes) => void arena.bytes.copyWithin(to, from, from + len_bytes),
+      receives_past_caches: false,
+    },
     engine: new BareEngine(0),
     sockets,
     served: {

@@ -99,8 +99,9 @@ export class EngineState {
   enter(sector: number, sectors: number, seg: number, place: number, clean: boolean): void {
     const len_bytes = sectors * SECTOR_BYTES;
     const addr = this.cache.dataAddr(seg, place * SECTOR_BYTES);
-    this.memory.persist(addr, len_bytes);
+    // In this order: persisting may drop the bytes from the processor's caches.
     const crc = this.sums === null ? 0 : this.memory.crc32c(addr, len_bytes);
+    this.memory.persist(addr, len_bytes);
     this.index.insertCached(sector, sectors, seg, place, clean);
     this.logKey(sector, sectors, seg, place, clean, crc);
   }

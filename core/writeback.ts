@@ -54,8 +54,12 @@ const FIRST_WRITE_ID = MAX_FILL_READS;
 const FLUSH_ID = FIRST_WRITE_ID + MAX_WRITES;
 /** Without requests for this long, write-back need not hold back. */
 const QUIET_MS = 20;
-/** A small batch waits this long at most, for overwrites to fall into it. */
-const MAX_WAIT_MS = 1000;
+/**
+ * While requests keep coming a batch waits this long at most, for overwrites to fall into it and for what it takes not to be
+ * taken from them; or until this part of the cache is dirty. A page cache waits as long.
+ */
+const MAX_WAIT_MS = 5000;
+const MAX_DIRTY_PART = 1 / 8;
 /** After a batch of which nothing could be written: the first and the longest pause. */
 const RETRY_MS = 500;
 const MAX_RETRY_MS = 8000;
@@ -229,9 +233,14 @@ export class WriteBack {
     if (is_closing || barriers.has_failed || !this.#hasMore()) return false;
     if (now_ms < this.#retry_at_ms) return false;
     const is_urgent = is_starved || is_draining || this.#was_full ||
-      segments.free_for_data === 0;
+      segments.free_for_data === 0 || this.#isMuchDirty();
     if (!is_urgent && now_ms < this.dueMs()) return false;
     return this.#collect();
+  }
+
+  #isMuchDirty(): boolean {
+    const { cache, counters } = this.#state;
+    return counters.dirty_bytes > MAX_DIRTY_PART * cache.n_segs * cache.data_bytes;
   }
 
   /** Reads the keys of a batch. */

@@ -251,7 +251,7 @@ class Device {
   #now_ms = performance.now();
 
   constructor(shell: Shell, config: TableConfig, parts: Parts) {
-    const { arena, ring, engine } = parts;
+    const { arena, ring, memory, engine } = parts;
     this.#shell = shell;
     this.#config = config;
     this.#parts = parts;
@@ -271,6 +271,7 @@ class Device {
     this.#nbd = new NbdServer({
       arena,
       ring,
+      memory,
       engine,
       sockets,
       served: this.#served,

@@ -7,7 +7,12 @@
 
 import { cString } from "./libc.ts";
 
+/** For `Libpmem.copy`: PMEM_F_MEM_NODRAIN and PMEM_F_MEM_NONTEMPORAL: do not wait, go past the caches whatever the length. */
+export const PMEM_F_STREAM = 1 << 0 | 1 << 1;
+
 const symbols = {
+  /** Its result, the first argument, is not wanted. */
+  pmem_memcpy: { parameters: ["u64", "u64", "u64", "u32"], result: "void" },
   pmem_map_file: {
     parameters: ["buffer", "u64", "i32", "u32", "buffer", "buffer"],
     result: "pointer",
@@ -21,7 +26,9 @@ const symbols = {
 export interface Libpmem {
   /** Writes the range's cache lines back, without waiting. */
   flush(address: bigint, len_bytes: bigint): void;
-  /** Waits for all that `flush` began. */
+  /** Copies past the processor's caches, so that nothing is left to be written back. Does not wait. */
+  copy(to: bigint, from: bigint, len_bytes: bigint, flags: number): void;
+  /** Waits for all that `flush` and `copy` began. */
   drain(): void;
   /**
    * Whether a mapping of this file or device DAX is persistent memory. `PMEM_IS_PMEM_FORCE=1` in the environment makes
@@ -40,6 +47,7 @@ export function loadLibpmem(): Libpmem | null {
   }
   return {
     flush: library.pmem_flush,
+    copy: library.pmem_memcpy,
     drain: library.pmem_drain,
     isPmem(path: string): boolean {
       const mapped_bytes = new BigUint64Array(1);

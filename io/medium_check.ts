@@ -22,7 +22,7 @@ export const BARRIER_USER = 0x42000001;
 /** Opens the cache device at `path` as a process would, runs `body`, and closes everything. */
 export function withMedium(
   path: string,
-  body: (medium: Medium, ring: Ring, fd: number) => void,
+  body: (medium: Medium, ring: Ring, fd: number, arena: Arena) => void,
   libraries: Libraries = loadLibraries(),
 ): void {
   const file = openDevice("cache", path);
@@ -34,7 +34,7 @@ export function withMedium(
   const opened = UringRing.open(arena, 8);
   const ring = opened instanceof UringRing ? opened : new PollRing(arena, 8);
   try {
-    body(new Medium(arena, file, ring, BARRIER_USER, libraries), ring, file.fd);
+    body(new Medium(arena, file, ring, BARRIER_USER, libraries), ring, file.fd, arena);
   } finally {
     ring.close();
     arena.close();
@@ -44,6 +44,7 @@ export function withMedium(
 
 /** Writes, reads and makes durable in every way, and compares the file. It must be `CACHE_BYTES` long. */
 export function checkMedium(path: string, kind: MediumKind): void {
+  checkReceive(path);
   const before = pattern(CACHE_BYTES, 1);
   Deno.writeFileSync(path, before, { create: false });
   const later = pattern(5000, 2);
@@ -89,6 +90,28 @@ export function checkMedium(path: string, kind: MediumKind): void {
   expected.set(later.slice(0, 100), 40_000);
   expected.set(later, 100_000);
   assertEquals(Deno.readFileSync(path), expected);
+}
+
+/** Payloads come from io's buffers, in parts, persisted at once or stored over in between. */
+function checkReceive(path: string): void {
+  const payload = pattern(9000, 3);
+  withMedium(path, (medium, _ring, _fd, arena) => {
+    const from = arena.alloc(payload.length);
+    arena.bytes.set(payload, from);
+    const to = 200_001;
+    medium.receive(to, from, 4000);
+    medium.receive(to + 4000, from + 4000, 5000);
+    medium.copy(to + 100, to + 200, 50);
+    medium.persist(to, 9000);
+    medium.receive(to + 20_000, from, 9000);
+    medium.persist(to + 20_000, 9000);
+    medium.barrierSync();
+    const seen = Deno.readFileSync(path);
+    const first = payload.slice();
+    first.copyWithin(100, 200, 250);
+    assertEquals(seen.slice(to, to + 9000), first);
+    assertEquals(seen.slice(to + 20_000, to + 29_000), payload);
+  });
 }
 
 if (import.meta.main) checkMedium(Deno.args[0]!, Deno.args[1] as MediumKind);

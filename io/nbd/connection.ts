@@ -60,6 +60,8 @@ const DIRECT_BYTES = 32 * 1024;
 const NARROW_BYTES = 4096;
 /** So few bytes are moved to the start of the buffer without a thought. */
 const CHEAP_MOVE_BYTES = 4096;
+/** A longer message would not find room at once, but for a part: it is left to the ring, which waits. */
+const SEND_NOW_BYTES = 64 * 1024;
 /** Ranges of one straight receive. */
 const RECV_IOVECS = 64;
 
@@ -230,6 +232,7 @@ export class Connection {
   flushReplies(): void {
     const sender = this.#sender;
     while (this.isServing && !sender.busy && sender.start()) {
+      if (sender.iovecs.left_bytes > SEND_NOW_BYTES) return this.#send();
       const result = this.#hub.sockets.sendNow(this.#fd, sender.iovecs.msghdr);
       if (result > 0) this.#requestsEnded(sender.sent(result));
       else if (result !== -EINTR && result !== -EAGAIN) return this.kill();
@@ -356,7 +359,7 @@ export class Connection {
     if (type === CMD_WRITE) {
       this.#write_slot = slot;
       this.#left_bytes = len_bytes;
-      this.#narrow = len_bytes > DIRECT_BYTES;
+      this.#narrow = this.#isDirect(len_bytes);
       this.#mode = Mode.PLACE;
       hub.collectPlaced();
     }
@@ -374,14 +377,13 @@ export class Connection {
   }
 
   #copyPayload(): boolean {
-    const engine = this.#hub.engine;
-    const bytes = this.#hub.arena.bytes;
+    const { engine, memory } = this.#hub;
     while (this.#left_bytes > 0 && this.#at < this.#filled) {
       const piece_left_bytes = engine.pieceLen(this.#piece) - this.#piece_done_bytes;
       const len_bytes = Math.min(piece_left_bytes, this.#filled - this.#at);
       const from = this.#recv_addr + this.#at;
       const to = engine.pieceAddr(this.#piece) + this.#piece_done_bytes;
-      bytes.copyWithin(to, from, from + len_bytes);
+      memory.receive(to, from, len_bytes);
       this.#at += len_bytes;
       this.#payloadAdvance(len_bytes);
     }
@@ -437,7 +439,7 @@ export class Connection {
     const hub = this.#hub;
     if (hub.is_holding && this.state === State.SERVE) return;
     const user = hub.recv_user + this.index;
-    if (this.#mode === Mode.PAYLOAD && this.#left_bytes >= DIRECT_BYTES) {
+    if (this.#mode === Mode.PAYLOAD && this.#isDirect(this.#left_bytes)) {
       this.#listPlaces();
       this.#direct = true;
       hub.ring.recvmsg(user, this.#fd, this.#places.msghdr_addr);
@@ -451,6 +453,11 @@ export class Connection {
       hub.ring.recv(user, this.#fd, this.#recv_addr + this.#filled, room_bytes);
     }
     this.#receiving = true;
+  }
+
+  /** Whether so much of a payload is received straight into its place. */
+  #isDirect(len_bytes: number): boolean {
+    return len_bytes >= DIRECT_BYTES && !this.#hub.memory.receives_past_caches;
   }
 
   /** Lists where the rest of the payload goes. */

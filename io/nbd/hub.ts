@@ -8,11 +8,12 @@
  */
 
 import type { Export } from "./handshake.ts";
-import type { NbdArena, NbdEngine, NbdRing, NbdSockets } from "./ports.ts";
+import type { NbdArena, NbdEngine, NbdMemory, NbdRing, NbdSockets } from "./ports.ts";
 
 export interface HubOptions {
   arena: NbdArena;
   ring: NbdRing;
+  memory: NbdMemory;
   engine: NbdEngine;
   sockets: NbdSockets;
   served: Export;
@@ -24,6 +25,7 @@ export interface HubOptions {
 export class Hub {
   readonly arena: NbdArena;
   readonly ring: NbdRing;
+  readonly memory: NbdMemory;
   readonly engine: NbdEngine;
   readonly sockets: NbdSockets;
   readonly served: Export;
@@ -46,6 +48,7 @@ export class Hub {
     this.collectPlaced = collectPlaced;
     this.arena = o.arena;
     this.ring = o.ring;
+    this.memory = o.memory;
     this.engine = o.engine;
     this.sockets = o.sockets;
     this.served = o.served;

@@ -6,6 +6,7 @@
 
 import type { Engine } from "../../core/engine.ts";
 import type { Arena } from "../arena.ts";
+import type { Medium } from "../medium.ts";
 import type { Ring } from "../ring.ts";
 import type * as sockets from "../sockets.ts";
 
@@ -13,6 +14,9 @@ import type * as sockets from "../sockets.ts";
 export type NbdRing = Pick<Ring, "accept" | "recv" | "recvmsg" | "sendmsg">;
 
 export type NbdArena = Pick<Arena, "bytes" | "alloc" | "absolute" | "putAddress">;
+
+/** Where payloads go. */
+export type NbdMemory = Pick<Medium, "receive" | "receives_past_caches">;
 
 /** System calls on sockets that end at once. */
 export type NbdSockets = Pick<typeof sockets, "sendNow" | "shutdown" | "close" | "setNoDelay">;

@@ -15,7 +15,7 @@ import { INDEX_MASK, KIND_NBD_ACCEPT, KIND_NBD_RECV, KIND_NBD_SEND, tokenOf } fr
 import { Connection, State } from "./connection.ts";
 import type { Export } from "./handshake.ts";
 import { Hub } from "./hub.ts";
-import type { NbdArena, NbdEngine, NbdRing, NbdSockets } from "./ports.ts";
+import type { NbdArena, NbdEngine, NbdMemory, NbdRing, NbdSockets } from "./ports.ts";
 
 /** Most connections at once. */
 export const MAX_CONNECTIONS = 64;
@@ -28,6 +28,7 @@ const CONNECTION_BYTES = Math.ceil(Connection.SIZE_BYTES / PAGE_BYTES) * PAGE_BY
 export interface NbdServerOptions {
   arena: NbdArena;
   ring: NbdRing;
+  memory: NbdMemory;
   engine: NbdEngine;
   sockets: NbdSockets;
   served: Export;

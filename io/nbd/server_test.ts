@@ -17,6 +17,7 @@ interface RigOptions {
   seed?: number;
   slots?: number;
   read_only?: boolean;
+  receives_past_caches?: boolean;
 }
 
 /** A server with a fake machine under it. */
@@ -38,6 +39,10 @@ class Rig {
     this.server = new NbdServer({
       arena: this.arena,
       ring: this.ring,
+      memory: {
+        receive: (to, from, len) => void this.arena.bytes.copyWithin(to, from, from + len),
+        receives_past_caches: o.receives_past_caches ?? false,
+      },
       engine: this.engine,
       sockets: this.ring,
       served: {
@@ -506,7 +511,7 @@ Deno.test("refusing turns newcomers away; dropAll ends everybody", () => {
 
 /** Random requests of several clients, each in its own part of the device, against what they wrote themselves. */
 function storm(seed: number, rounds: number): void {
-  const rig = new Rig({ seed, slots: 12 });
+  const rig = new Rig({ seed, slots: 12, receives_past_caches: seed % 2 === 0 });
   const random = new Random(seed ^ 0x5eed);
   rig.engine.piece_bytes = [100, 3000, 1 << 20][random.next(3)]!;
   rig.engine.pace_percent = 20 + random.next(80);
