@@ -13,7 +13,6 @@
  */
 
 import { assert } from "../../core/assert.ts";
-import type { Arena } from "../arena.ts";
 import { errorText } from "../libc.ts";
 import type { Ring } from "../ring.ts";
 import {
@@ -23,6 +22,7 @@ import {
   whyUnusable,
 } from "./client_handshake.ts";
 import { Iovecs } from "./iovecs.ts";
+import type { NbdArena } from "./ports.ts";
 import { MAX_NAME_BYTES } from "./protocol.ts";
 
 /** A server that has not been greeted back by then is given up for now. */
@@ -33,7 +33,7 @@ const MAX_PAUSE_MS = 5000;
 const OUTPUT_BYTES = MAX_NAME_BYTES + 64;
 
 export interface LinkOptions {
-  readonly arena: Pick<Arena, "bytes" | "alloc" | "putAddress">;
+  readonly arena: NbdArena;
   readonly ring: Pick<Ring, "recv" | "recvmsg" | "sendmsg">;
   readonly sockets: {
     shutdown(fd: number): void;
