@@ -66,6 +66,8 @@ export interface Sizes {
   readonly set: string;
   readonly device_bytes: number;
   readonly cache_bytes: number;
+  /** A backing device in the place of a file of its own, of `device_bytes`: pcache only. */
+  readonly backing_uri?: string;
 }
 
 function sparse(path: string, size_bytes: number): string {
@@ -104,7 +106,8 @@ export function startContender(id: ContenderId, place: Place, sizes: Sizes): Pro
   }
 }
 
-async function startServer(
+/** Starts a server; returns when it accepts clients at `socket`. */
+export async function startServer(
   id: ContenderId,
   command: string[],
   socket: string,
@@ -150,7 +153,8 @@ async function startPcache(
   const data_crc = id === "pcache_crc" || id === "pcache_file_crc";
   const cache_dir = in_memory ? place.memory_dir : place.disk_dir;
   const cache = sparse(`${cache_dir}/${name}-cache`, sizes.cache_bytes);
-  const backing = sparse(`${place.disk_dir}/${name}-backing`, sizes.device_bytes);
+  const backing = sizes.backing_uri ??
+    sparse(`${place.disk_dir}/${name}-backing`, sizes.device_bytes);
   const run_dir = `${place.disk_dir}/run`;
   const table = `pcache ${cache} ${backing} data_crc ${data_crc}`;
   const args = ["run", "-A", "--no-prompt", MAIN, "create", name, "--table", table];

@@ -16,7 +16,6 @@ import {
   chosen,
   LOAD_CELLS,
   type LoadCell,
-  SKIPPED_CELLS,
   SPECIAL_CELLS,
   type SpecialCell,
   unknownParts,
@@ -54,8 +53,6 @@ class Bench {
     const { rounds, seconds, only } = this.options;
     const loads = chosen(LOAD_CELLS.map(({ name }) => name), only);
     const specials = chosen(SPECIAL_CELLS, only) as SpecialCell[];
-    const skipped = SKIPPED_CELLS.filter(({ name }) => chosen([name], only).length > 0);
-    for (const { name, why } of skipped) console.log(`${name}: not measured: ${why}`);
     const cells: CellResult[] = [];
     for (const cell of LOAD_CELLS.filter(({ name }) => loads.includes(name))) {
       cells.push(await this.#runCell(cell));
@@ -70,7 +67,7 @@ class Bench {
       }
       special.push(result);
     }
-    return { rounds, seconds, cells, special, skipped };
+    return { rounds, seconds, cells, special };
   }
 
   /** The contenders, each started and filled when it is first needed. */

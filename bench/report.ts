@@ -120,7 +120,7 @@ function factTable({ facts }: FactsResult): string {
 
 /** The whole report. */
 export function markdown(results: Results): string {
-  const { cells, special, skipped } = results;
+  const { cells, special } = results;
   const parts = [
     "# Measurements",
     `${results.date}, ${results.machine}; ${results.software}. Medians of ${results.rounds} rounds of ` +
@@ -133,6 +133,5 @@ export function markdown(results: Results): string {
   parts.push("## What was wanted", verdictTable(results));
   for (const one of special) parts.push(`## ${one.title}`, factTable(one));
   if (cells.length > 0) parts.push("## Latencies", latencyTable(cells));
-  for (const { name, why } of skipped) parts.push(`Not measured: \`${name}\`: ${why}.`);
   return parts.join("\n\n") + "\n";
 }

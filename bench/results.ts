@@ -69,8 +69,6 @@ export interface Results {
   readonly seconds: number;
   readonly cells: readonly CellResult[];
   readonly special: readonly FactsResult[];
-  /** Cells that were not run, and why. */
-  readonly skipped: readonly { readonly name: string; readonly why: string }[];
 }
 
 /** The rate that a cell compares. */

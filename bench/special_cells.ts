@@ -1,5 +1,5 @@
 /**
- * Cells that are no plain load: write-back beside reads, write-back alone, and doing nothing.
+ * Cells that are no plain load: write-back beside reads, write-back alone, misses (miss_cell.ts), and doing nothing.
  *
  * @module
  */
@@ -15,6 +15,7 @@ import {
   startContender,
 } from "./contenders.ts";
 import { fio, nbdJob } from "./fio.ts";
+import { runMisses } from "./miss_cell.ts";
 import type { BenchOptions } from "./options.ts";
 import { cpuBetween, processCost } from "./processes.ts";
 import type { Fact, FactsResult } from "./results.ts";
@@ -35,7 +36,7 @@ export interface Stand {
 
 /** Contenders that the cell needs in the main set. */
 export function contendersOf(cell: SpecialCell): readonly ContenderId[] {
-  return cell === "idle" ? [] : PCACHE_IDS;
+  return cell === "idle" || cell === "miss" ? [] : PCACHE_IDS;
 }
 
 export function runSpecial(cell: SpecialCell, stand: Stand): Promise<FactsResult> {
@@ -46,6 +47,8 @@ export function runSpecial(cell: SpecialCell, stand: Stand): Promise<FactsResult
       return runLoaded(cell, stand, 32);
     case "writeback":
       return runWriteBack(cell, stand);
+    case "miss":
+      return runMisses(cell, stand.place, stand.options);
     case "idle":
       return runIdle(cell, stand);
   }
