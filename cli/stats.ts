@@ -36,7 +36,7 @@ function show(stats: readonly NamedStats[], names: string[], options: Options): 
   if (options.json) printJson(stats.map(({ name, reply }) => ({ name, ...fieldsOf(reply) })));
   else if (options.prometheus) print(prometheusText(stats).trimEnd());
   else if (names.length === 0 && stats.length === 0) printNoDevices();
-  else print(stats.map(({ name, reply }) => statsText(name, reply)).join("\n"));
+  else for (const { name, reply } of stats) print(statsText(name, reply));
 }
 
 /** On a terminal one picture that is redrawn, elsewhere a line for each device and moment. */

@@ -18,7 +18,12 @@ const WORKERS = 2;
 /** A test file that takes longer hangs. */
 const FILE_LIMIT_MS = 15 * 60_000;
 /** The files that take longest, longest first: started first, so that the last to end is a short one. */
-const LONG_FILES = ["tests/model_test.ts", "tests/big_test.ts", "tests/restart_test.ts"];
+const LONG_FILES = [
+  "tests/model_test.ts",
+  "tests/big_test.ts",
+  "tests/restart_test.ts",
+  "tests/session_test.ts",
+];
 
 interface Outcome {
   passed: number;
