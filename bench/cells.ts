@@ -21,6 +21,8 @@ export interface LoadCell {
   /** fio's options beside engine, device and time. */
   readonly job: readonly string[];
   readonly connections: number;
+  /** A turn ends when so much has been moved; null: after a time. */
+  readonly turn_bytes: number | null;
   readonly unit: "IOPS" | "MB/s";
   readonly contenders: readonly ContenderId[];
   readonly wanted: readonly Wanted[];
@@ -60,6 +62,7 @@ function randomCells(): LoadCell[] {
           }`,
           job: [...mix.job, "bs=4k", `iodepth=${depth}`, "norandommap"],
           connections,
+          turn_bytes: null,
           unit: "IOPS",
           contenders: ALL_IDS,
           wanted: HITS,
@@ -73,9 +76,11 @@ function randomCells(): LoadCell[] {
 function sequentialCells(): LoadCell[] {
   return ["read", "write"].map((rw) => ({
     name: `seq${rw}`,
-    title: `128 KiB sequential ${rw}, depth 8`,
+    title: `128 KiB sequential ${rw}${rw === "write" ? ", 1 GiB" : ""}, depth 8`,
     job: [`rw=${rw}`, "bs=128k", "iodepth=8"],
     connections: 1,
+    // Half of a cache: what is written for longer comes to be as fast as the backing device, in every write-back cache.
+    turn_bytes: rw === "write" ? 1024 ** 3 : null,
     unit: "MB/s",
     contenders: ALL_IDS,
     wanted: SEQUENTIAL,
@@ -88,6 +93,7 @@ function flushCells(): LoadCell[] {
     title: `4 KiB random write, depth 1, a flush after ${every === 1 ? "each" : `every ${every}`}`,
     job: ["rw=randwrite", "bs=4k", "iodepth=1", "norandommap", `fsync=${every}`],
     connections: 1,
+    turn_bytes: null,
     unit: "IOPS",
     contenders: ALL_IDS,
     wanted: FLUSHED,

@@ -111,7 +111,9 @@ class Bench {
     const load = await fio(this.place.disk_dir, [
       ...nbdJob(uri, size_bytes, cell.connections),
       ...cell.job,
-      ...["time_based", `runtime=${this.options.seconds}`],
+      ...(cell.turn_bytes === null
+        ? ["time_based", `runtime=${this.options.seconds}`]
+        : [`io_size=${cell.turn_bytes}`]),
     ]);
     return { ...load, cpu_us: (processSeconds(pid) - before_s) * 1e6 / load.requests };
   }
