@@ -1,10 +1,12 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { CacheError, EIO, ENOSPC, ESHUTDOWN } from "../core/errors.ts";
 import { type Gather, MAX_BACKING_IDS, MAX_GATHER } from "../core/platform.ts";
-import { Random } from "../tests/random.ts";
+import { Random, seedOr } from "../tests/random.ts";
 import { Arena } from "./arena.ts";
 import {
   AF_UNIX,
+  EAGAIN,
+  EINTR,
   libc,
   MSG_DONTWAIT,
   MSG_NOSIGNAL,
@@ -21,9 +23,13 @@ import { pattern } from "./testing.ts";
 import { UringRing } from "./uring.ts";
 
 const KIND = 0x81;
+/** With a server that lies. */
+const CONVERSATIONS = 60;
 const EXPORT_BYTES = 8 << 20;
 const SCRATCH_BYTES = 2 << 20;
 const ECONNREFUSED = 111;
+const EPIPE = 32;
+const ECONNRESET = 104;
 const SEND_FLUSH = 0x5;
 const [READ, WRITE, DISC, FLUSH] = [0, 1, 2, 3];
 const RINGS = ["io_uring", "poll"] as const;
@@ -92,8 +98,20 @@ class Peer {
 
   /** Whether nothing has come that was not taken. */
   get is_silent(): boolean {
+    return this.there === 0;
+  }
+
+  /** How many bytes have come that were not taken. */
+  get there(): number {
     this.#pull();
-    return this.#got.length === 0;
+    return this.#got.length;
+  }
+
+  /** Whether a whole request has come. */
+  get has_request(): boolean {
+    if (this.there < 28) return false;
+    const view = new DataView(this.#got.buffer);
+    return view.getUint32(4) !== WRITE || this.#got.length >= 28 + view.getUint32(24);
   }
 
   #pull(): void {
@@ -107,7 +125,7 @@ class Peer {
     this.#got = grown;
   }
 
-  /** Sends all of it; the client goes on meanwhile. At most `part_bytes` at a time. */
+  /** Sends all of it, or what the client takes before it hangs up. At most `part_bytes` at a time. */
   put(bytes: Uint8Array, part_bytes = Infinity): void {
     const { arena, scratch_addr, iovecs } = this.rig;
     let at = 0;
@@ -118,8 +136,9 @@ class Peer {
       iovecs.add(scratch_addr, part.length);
       iovecs.seal();
       const address = arena.absolute(iovecs.msghdr_addr);
-      at += Math.max(0, libc.sendmsg(this.fd, address, MSG_DONTWAIT | MSG_NOSIGNAL));
-      return at === bytes.length;
+      const sent = result(libc.sendmsg(this.fd, address, MSG_DONTWAIT | MSG_NOSIGNAL));
+      at += Math.max(0, sent);
+      return at === bytes.length || sent === -EPIPE || sent === -ECONNRESET;
     });
   }
 
@@ -163,6 +182,8 @@ class Rig {
   readonly peers: Peer[] = [];
   readonly tries_ms: number[] = [];
   is_refusing = false;
+  /** What becomes of a greeting on its way. */
+  mutate = (bytes: Uint8Array) => bytes;
   is_greeting = true;
   readonly face: Face = { size: EXPORT_BYTES, flags: SEND_FLUSH, blocks: null };
   /** How requests ended, in order. */
@@ -185,7 +206,7 @@ class Rig {
   open(): void {
     this.#backing = NbdBacking.open({
       arena: this.arena,
-      ring: this.ring,
+      ring: this.#flakyRing(),
       sockets,
       user_kind: KIND,
       uri: "nbd://h/x",
@@ -213,12 +234,39 @@ class Rig {
     assertEquals(libc.socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, bytes), 0);
     const peer = new Peer(this, fds[1]!);
     this.peers.push(peer);
-    if (this.is_greeting) peer.put(greeting(this.face));
+    if (this.is_greeting) peer.put(this.mutate(greeting(this.face)));
     return fds[0]!;
   }
 
   backingDone(id: number, errno: number): void {
     this.ends.push([id, errno]);
+  }
+
+  /** Some receives and sends are interrupted. */
+  interrupts: Random | null = null;
+  readonly #interrupted: number[] = [];
+
+  #isInterrupted(user: number): boolean {
+    const is_so = this.interrupts?.chance(0.3) ?? false;
+    if (is_so) this.#interrupted.push(user);
+    return is_so;
+  }
+
+  /** The ring, but for what is interrupted. */
+  #flakyRing(): Ring {
+    const ring = this.ring;
+    const flaky: Partial<Ring> = {
+      recv: (user, fd, addr, len) => this.#isInterrupted(user) || ring.recv(user, fd, addr, len),
+      recvmsg: (user, fd, addr) => this.#isInterrupted(user) || ring.recvmsg(user, fd, addr),
+      sendmsg: (user, fd, addr) => this.#isInterrupted(user) || ring.sendmsg(user, fd, addr),
+    };
+    return new Proxy(ring, {
+      get: (_, name) => {
+        if (name in flaky) return flaky[name as keyof Ring];
+        const value = ring[name as keyof Ring];
+        return typeof value === "function" ? value.bind(ring) : value;
+      },
+    });
   }
 
   /** A turn of the loop that does not sleep. */
@@ -229,6 +277,9 @@ class Rig {
     while (this.ring.next()) {
       assertEquals(this.ring.user >>> 24, KIND);
       this.backing.handle(this.ring.user & 0xffffff, this.ring.result, this);
+    }
+    for (const [i, user] of this.#interrupted.splice(0).entries()) {
+      this.backing.handle(user & 0xffffff, i % 2 === 0 ? -EINTR : -EAGAIN, this);
     }
     this.backing.turn(this.now_ms, this);
   }
@@ -413,6 +464,11 @@ function runMany(rig: Rig, rounds: number, breaks: boolean): void {
 }
 
 rigTest("many requests, answers in any order and in pieces", (rig) => runMany(rig, 12, false));
+rigTest("receives and sends that are interrupted are asked for again", (rig) => {
+  rig.interrupts = new Random(1);
+  runMany(rig, 6, false);
+  rig.interrupts = null;
+});
 rigTest("requests are cut to the server's longest", (rig) => runMany(rig, 4, false), {
   blocks: [512, 4096, 5000],
 });
@@ -826,4 +882,142 @@ for (const ring_kind of RINGS) {
       }
     });
   }
+}
+
+/** What a server says, changed: bits, bytes that are missing, bytes that are too many, or the end. */
+function mutated(bytes: Uint8Array, random: Random): Uint8Array {
+  const copy = bytes.slice();
+  const at = random.below(copy.length);
+  switch (random.below(5)) {
+    case 0:
+      copy[at]! ^= 1 << random.below(8);
+      return copy;
+    case 1:
+      copy[at] = random.below(256);
+      return copy;
+    case 2:
+      return copy.slice(0, at);
+    case 3:
+      return join(copy.slice(0, at), pattern(1 + random.below(40), random.u32()), copy.slice(at));
+    default:
+      return join(copy, copy);
+  }
+}
+
+/** A server that lies now and then: requests are taken and answered, rightly or not. */
+class Liar {
+  readonly #open: Request[] = [];
+  #peer: Peer;
+
+  constructor(readonly rig: Rig, readonly random: Random, public odds: number) {
+    this.#peer = rig.peer;
+  }
+
+  serve(): void {
+    const { peer } = this.rig;
+    const is_new = peer !== this.#peer;
+    // The first words of a client are its flags and its GO.
+    if (is_new && peer.there < 29) return;
+    if (is_new) peer.take(29);
+    if (is_new) this.#open.length = 0;
+    this.#peer = peer;
+    while (peer.has_request) this.#open.push(peer.request());
+    for (let count = this.random.below(this.#open.length + 1); count > 0; count--) {
+      const at = this.random.below(this.#open.length);
+      const [{ command, off, len, serial, row }] = this.#open.splice(at, 1) as [Request];
+      const data = command === READ ? pattern(len, off) : new Uint8Array(0);
+      const answer = join(words(0x67446698, 0, serial, row), data);
+      const is_lie = this.random.chance(this.odds);
+      peer.put(is_lie ? mutated(answer, this.random) : answer);
+      if (is_lie && this.random.below(8) === 0) libc.shutdown(peer.fd, 2);
+    }
+  }
+}
+
+for (const ring_kind of RINGS) {
+  Deno.test(`NbdBacking: conversations with a server that lies now and then (${ring_kind})`, () => {
+    const first = seedOr(1);
+    for (let seed = first; seed < first + CONVERSATIONS; seed++) {
+      const random = new Random(seed);
+      const blocks: Face["blocks"] = random.below(2) === 0
+        ? null
+        : [1, 512, 512 << random.below(8)];
+      const rig = new Rig(ring_kind, { blocks });
+      try {
+        rig.open();
+        converse(rig, random);
+      } catch (error) {
+        throw new Error(`seed ${seed}: ${(error as Error).message}`, { cause: error });
+      } finally {
+        rig.close();
+      }
+    }
+  });
+}
+
+function converse(rig: Rig, random: Random): void {
+  const { arena, backing } = rig;
+  const liar = new Liar(rig, random, 0.1);
+  rig.mutate = (bytes) => random.chance(0.3) ? mutated(bytes, random) : bytes;
+  // The places of reads lie between bytes that nobody may touch.
+  const place_bytes = 96 << 10;
+  const guard_bytes = 4096;
+  const places = 12;
+  const end = places * (place_bytes + guard_bytes) + guard_bytes;
+  arena.bytes.fill(0xee, 0, end);
+  const addrOf = (id: number) => guard_bytes + id * (place_bytes + guard_bytes);
+  const reads = new Map<number, [off: number, len: number]>();
+  const begin = (id: number) => {
+    const len = 512 * (2 + random.below(place_bytes / 512 - 1));
+    const off = 512 * random.below((EXPORT_BYTES - len) / 512);
+    const kind = random.below(5);
+    reads.delete(id);
+    if (kind === 0) backing.flush(id);
+    else if (kind === 1) backing.write(id, off, len, gather([4 << 20, 512], [5 << 20, len - 512]));
+    else {
+      backing.read(id, off, len, addrOf(id));
+      reads.set(id, [off, len]);
+    }
+  };
+  for (let id = 0; id < places; id++) begin(id);
+  for (let step = 0; step < 60; step++) {
+    rig.now_ms += 50;
+    rig.spin();
+    liar.serve();
+    for (const [id] of rig.ends.splice(0)) begin(id);
+  }
+  // From now on it is honest: everything ends, and rightly.
+  liar.odds = 0;
+  rig.mutate = (bytes) => bytes;
+  const before = rig.peers.length;
+  rig.peer.close();
+  rig.until("the loss is seen", () => backing.trouble !== "");
+  for (const [id] of rig.ends.splice(0)) begin(id);
+  const ended = new Set<number>();
+  rig.until("all requests end", () => {
+    rig.now_ms += 50;
+    if (rig.peers.length > before) liar.serve();
+    for (const [id, errno] of rig.ends.splice(0)) {
+      assert(!ended.has(id), `request ${id} ends twice`);
+      ended.add(id);
+      const [off, len] = reads.get(id) ?? [0, 0];
+      if (len === 0 || errno !== 0) continue;
+      const whole = blocks(off, len, rig.face.blocks?.[2] ?? len);
+      assertEquals(arena.bytes.slice(addrOf(id), addrOf(id) + len), whole);
+    }
+    return ended.size === places;
+  });
+  for (let id = 0; id <= places; id++) {
+    const guard = arena.bytes.subarray(addrOf(id) - guard_bytes, addrOf(id));
+    assert(guard.every((byte) => byte === 0xee), `bytes before the place of read ${id} changed`);
+  }
+}
+
+/** What an honest server sends for a read that is cut into parts. */
+function blocks(off: number, len: number, part_bytes: number): Uint8Array {
+  const parts: Uint8Array[] = [];
+  for (let at = 0; at < len; at += part_bytes) {
+    parts.push(pattern(Math.min(part_bytes, len - at), off + at));
+  }
+  return join(...parts);
 }

@@ -13,7 +13,7 @@
  */
 
 import { assert } from "../../core/assert.ts";
-import { errorText } from "../libc.ts";
+import { EAGAIN, EINTR, errorText } from "../libc.ts";
 import type { Ring } from "../ring.ts";
 import {
   ClientHandshake,
@@ -62,6 +62,10 @@ export class Link {
   remote: RemoteExport | null = null;
   is_sending = false;
   #is_receiving = false;
+  /** The receive and the send under way, to ask for them again; no length: a message header. */
+  #recv_addr = 0;
+  #recv_bytes = 0;
+  #send_addr = 0;
 
   readonly #o: LinkOptions;
   readonly #output_addr: number;
@@ -129,21 +133,31 @@ export class Link {
   /** Receives what is there, at least a byte. */
   recv(addr: number, len_bytes: number): void {
     assert(!this.#is_receiving, "link: two receives");
-    this.#is_receiving = true;
-    this.#o.ring.recv(this.#o.recv_user, this.#fd, addr, len_bytes);
+    this.#recv_addr = addr;
+    this.#recv_bytes = len_bytes;
+    this.#receive();
   }
 
   /** Receives into the ranges of a message header. */
   recvmsg(msghdr_addr: number): void {
     assert(!this.#is_receiving, "link: two receives");
+    this.#recv_addr = msghdr_addr;
+    this.#recv_bytes = 0;
+    this.#receive();
+  }
+
+  #receive(): void {
     this.#is_receiving = true;
-    this.#o.ring.recvmsg(this.#o.recv_user, this.#fd, msghdr_addr);
+    const { ring, recv_user } = this.#o;
+    if (this.#recv_bytes === 0) ring.recvmsg(recv_user, this.#fd, this.#recv_addr);
+    else ring.recv(recv_user, this.#fd, this.#recv_addr, this.#recv_bytes);
   }
 
   /** Sends the ranges of a message header. */
   send(msghdr_addr: number): void {
     assert(!this.is_sending, "link: two sends");
     this.is_sending = true;
+    this.#send_addr = msghdr_addr;
     this.#o.ring.sendmsg(this.#o.send_user, this.#fd, msghdr_addr);
   }
 
@@ -151,6 +165,7 @@ export class Link {
   received(result: number): number {
     this.#is_receiving = false;
     if (this.state === "ending") this.#finish();
+    else if (result === -EINTR || result === -EAGAIN) this.#receive();
     else if (result <= 0) {
       this.drop(result === 0 ? "the server closed the connection" : errorText(-result));
     } else if (this.state === "up") return result;
@@ -162,6 +177,7 @@ export class Link {
   sent(result: number): number {
     this.is_sending = false;
     if (this.state === "ending") this.#finish();
+    else if (result === -EINTR || result === -EAGAIN) this.send(this.#send_addr);
     else if (result <= 0) this.drop(errorText(-result));
     else if (this.state === "up") return result;
     else this.#sentOutput(result);
