@@ -63,9 +63,9 @@ export class ScratchMemory implements Memory {
 
   copy(): void {}
 
-  /** Every checksum is the same, so it is always right. */
-  crc32c(): number {
-    return 0;
+  /** A number of 32 bits that depends on the range alone, so it is always right, and as large as a checksum is. */
+  crc32c(addr: number, len_bytes: number): number {
+    return (Math.imul(addr / 512 + len_bytes, 0x9e3779b1) ^ 0x2545f491) >>> 0;
   }
 
   aim(): void {}

@@ -18,7 +18,8 @@ const POLYNOMIAL = 0x82f63b78;
 /** Bytes that one turn of the loop takes ("slicing by 8"). */
 const STEP_BYTES = 8;
 
-const NO_WORDS = new Int32Array();
+/** The words of arrays that were summed before: a view made for each checksum would be garbage on the hot path. */
+const WORDS_OF = new WeakMap<Uint8Array, Int32Array>();
 
 /** TABLES[n * 256 + byte]: what `byte` adds to the checksum when `n` more bytes follow it. */
 const TABLES = makeTables();
@@ -44,12 +45,12 @@ export function crc32c(bytes: Uint8Array, from: number, to: number, seed = CRC_S
   let crc = seed | 0;
   let at = from;
   // Bytes up to the first word that a typed array can start at, then two words a turn, then the rest.
-  while (at < to && ((bytes.byteOffset + at) & 3) !== 0) crc = step(crc, bytes[at++]!);
-  const words_length = Math.floor((to - at) / STEP_BYTES) * 2;
-  const words = words_length === 0
-    ? NO_WORDS
-    : new Int32Array(bytes.buffer, bytes.byteOffset + at, words_length);
-  for (let i = 0; i < words_length; i += 2) {
+  const skip = unalignedBytes(bytes);
+  while (at < to && ((at - skip) & 3) !== 0) crc = step(crc, bytes[at++]!);
+  const words = wordsOf(bytes);
+  const first = Math.floor((at - skip) / 4);
+  const end = first + Math.floor((to - at) / STEP_BYTES) * 2;
+  for (let i = first; i < end; i += 2) {
     const a = crc ^ words[i]!;
     const b = words[i + 1]!;
     crc = t[1792 + (a & 0xff)]! ^ t[1536 + ((a >>> 8) & 0xff)]! ^
@@ -57,8 +58,27 @@ export function crc32c(bytes: Uint8Array, from: number, to: number, seed = CRC_S
       t[768 + (b & 0xff)]! ^ t[512 + ((b >>> 8) & 0xff)]! ^
       t[256 + ((b >>> 16) & 0xff)]! ^ t[b >>> 24]!;
   }
-  for (at += words_length * 4; at < to; at++) crc = step(crc, bytes[at]!);
+  for (at += (end - first) * 4; at < to; at++) crc = step(crc, bytes[at]!);
   return crc >>> 0;
+}
+
+/** How many bytes lie before the first word that a typed array can start at: 0..3. */
+function unalignedBytes(bytes: Uint8Array): number {
+  return -bytes.byteOffset & 3;
+}
+
+/** The array's whole words, from the first that is aligned. */
+function wordsOf(bytes: Uint8Array): Int32Array {
+  let words = WORDS_OF.get(bytes);
+  if (words === undefined) {
+    const skip = unalignedBytes(bytes);
+    const length = Math.max(0, bytes.length - skip) >>> 2;
+    words = length === 0
+      ? new Int32Array()
+      : new Int32Array(bytes.buffer, bytes.byteOffset + skip, length);
+    WORDS_OF.set(bytes, words);
+  }
+  return words;
 }
 
 function step(crc: number, byte: number): number {

@@ -174,6 +174,7 @@ export class Engine {
         barriers,
         replayed.head_seg,
         replayed.head_off,
+        now_ms,
         limits.staged_keys,
       ),
       new Space(cache, memory, segments),
@@ -250,12 +251,13 @@ export class Engine {
 
   /** The next request that is done: reply, then `release` it. -1: none. */
   takeAnswered(): number {
+    this.#goOn();
     const slot = this.#takeFrom(this.#state.answered);
     if (slot >= 0) this.#count(slot);
     return slot;
   }
 
-  /** All bytes of a placed write are in place. */
+  /** All bytes of a placed write are in place. The next `pump` or `takeAnswered` enters it. */
   payloadArrived(slot: number): void {
     assert(this.#state.requests.state[slot] === RECEIVING, "payload arrives for a placed write");
     this.#writes.arrived(slot);
@@ -335,6 +337,8 @@ export class Engine {
   /** Does all work that is possible now. */
   pump(now_ms: number): void {
     this.#state.now_ms = now_ms;
+    this.#state.log.now_ms = now_ms;
+    this.#goOn();
     while (this.#step(now_ms));
   }
 
@@ -382,6 +386,7 @@ export class Engine {
 
   /** Begins a clean stop: commits the log, starts no new write-back or GC. Pump until `isClosed`. */
   close(): void {
+    this.#goOn();
     this.#state.is_closing = true;
     this.#state.log.want();
   }
@@ -403,6 +408,12 @@ export class Engine {
     if (barriers.has_failed) return true;
     return log.durable === log.appended && this.#writeback.is_idle && !this.#gc.is_busy &&
       barriers.isDone(this.#info_barrier);
+  }
+
+  /** Goes on with the requests that have come since the last time: together they wait for memory less often than one by one. */
+  #goOn(): void {
+    this.#writes.enterArrived();
+    this.#reads.lookUp();
   }
 
   #step(now_ms: number): boolean {

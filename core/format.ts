@@ -171,13 +171,14 @@ export function putKey(
   gen: number,
   crc: number,
 ): void {
-  words[at] = off % TWO_POW_32;
+  // A store into the array takes the low 32 bits.
+  words[at] = off;
   words[at + 1] = off / TWO_POW_32;
   words[at + 2] = len;
   words[at + 3] = flags;
   words[at + 4] = seg;
   words[at + 5] = seg_off;
-  words[at + 6] = gen % TWO_POW_32;
+  words[at + 6] = gen;
   words[at + 7] = gen / TWO_POW_32;
   words[at + 8] = crc;
   words[at + 9] = 0;

@@ -33,6 +33,7 @@ export class KeySums {
   /** What `find` found. */
   found_start = 0;
   found_sectors = 0;
+  /** The checksum as a signed number: an unsigned one may not fit what V8 passes without an allocation. */
   found_crc = 0;
 
   constructor(segments: number) {
@@ -46,7 +47,7 @@ export class KeySums {
     return this.#arena.used_words * 4;
   }
 
-  /** Enters a key's checksum; the same key again replaces it. */
+  /** Enters a key's checksum, any number with its 32 bits; the same key again replaces it. */
   add(seg: number, start: number, sectors: number, crc: number): void {
     const order = orderOf(start, sectors);
     const at = this.#upperBound(seg, order);
@@ -73,7 +74,7 @@ export class KeySums {
       if (key_start + key_sectors < start + sectors) continue;
       this.found_start = key_start;
       this.found_sectors = key_sectors;
-      this.found_crc = this.#arena.words[this.#run[seg]! + at * ENTRY_WORDS + 1]!;
+      this.found_crc = this.#arena.words[this.#run[seg]! + at * ENTRY_WORDS + 1]! | 0;
       return true;
     }
     return false;

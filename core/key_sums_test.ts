@@ -7,7 +7,7 @@ const DATA_SECTORS = 16_764_928 / 512;
 
 function found(sums: KeySums, seg: number, start: number, sectors: number): number[] | undefined {
   if (!sums.find(seg, start, sectors)) return undefined;
-  return [sums.found_start, sums.found_sectors, sums.found_crc];
+  return [sums.found_start, sums.found_sectors, sums.found_crc >>> 0];
 }
 
 Deno.test("a key is found by itself and by every part of it, and by nothing that sticks out", () => {

@@ -31,6 +31,7 @@ import {
   putKey,
   putLastKset,
   sealKset,
+  SECTOR_BYTES,
 } from "./format.ts";
 import type { OpenedCache } from "./media.ts";
 import type { Memory } from "./platform.ts";
@@ -42,6 +43,11 @@ export const STAGED_KEYS = 1 << 18;
 const COMMIT_KSETS = 1024;
 /** A kset is closed this long after its first key (FORMAT's kernel does the same). */
 export const KSET_AGE_MS = 1000;
+
+// Own names for what is imported: V8 folds a module's constants into its code, and loads and checks imported ones at each use.
+const SECTOR = SECTOR_BYTES;
+const WORDS = KEY_WORDS;
+const HEADER_WORDS = KSET_HEADER_WORDS;
 
 const IDLE = 0;
 const MARKING = 1;
@@ -58,10 +64,13 @@ export class Log {
   readonly #kset_keys: number;
 
   readonly #staged_keys: number;
-  /** A ring of keys: key number `n` is at `n % staged_keys`. */
+  /** A ring of keys: key number `n` is at `n % staged_keys`. The next one goes to word `#next_word`. */
   readonly #staged: Uint32Array;
+  #next_word = 0;
   readonly #kset_words = new Uint32Array(Math.ceil(KSET_MAX_BYTES / 4));
   readonly #kset = new Uint8Array(this.#kset_words.buffer);
+  /** The time that keys are appended at, in ms of the engine's clock. */
+  now_ms: number;
   #appended = 0;
   #planned = 0;
   #durable = 0;
@@ -91,8 +100,10 @@ export class Log {
     barriers: Barriers,
     head_seg: number,
     head_off: number,
+    now_ms: number,
     staged_keys = STAGED_KEYS,
   ) {
+    this.now_ms = now_ms;
     this.#staged_keys = staged_keys;
     this.#staged = new Uint32Array(staged_keys * KEY_WORDS);
     this.#cache = cache;
@@ -148,22 +159,24 @@ export class Log {
 
   /**
    * Stages a key whose bytes are in place and persisted; the room was reserved, one key of it is used up. The
-   * segment counts the key from now on. Units as in `putKey`.
+   * segment counts the key from now on. `crc`: any number with the checksum's 32 bits. (Sectors and signed numbers: what has
+   * more than 31 bits is an object to V8 when it is passed on.)
    */
   append(
-    off: number,
-    len: number,
+    sector: number,
+    sectors: number,
     flags: number,
     seg: number,
-    seg_off: number,
+    place: number,
     crc: number,
-    now_ms: number,
   ): void {
     this.unreserve(1);
-    if (this.#appended === this.#planned) this.#first_staged_ms = now_ms;
-    const at = (this.#appended % this.#staged_keys) * KEY_WORDS;
+    if (this.#appended === this.#planned) this.#first_staged_ms = this.now_ms;
+    const at = this.#next_word;
     const gen = this.#cache.generations.get(seg);
-    putKey(this.#staged, at, off, len, flags, seg, seg_off, gen, crc);
+    const off = sector * SECTOR;
+    putKey(this.#staged, at, off, sectors * SECTOR, flags, seg, place * SECTOR, gen, crc);
+    this.#next_word = at + WORDS === this.#staged.length ? 0 : at + WORDS;
     this.#appended++;
     this.#segments.addKey(seg);
   }
@@ -197,7 +210,8 @@ export class Log {
 
   /** Whether a kset that is not full is to be closed, too. */
   #isForced(now_ms: number): boolean {
-    return this.#wanted > this.#planned || now_ms >= this.#agedMs();
+    if (this.#wanted > this.#planned) return true;
+    return this.#appended > this.#planned && now_ms >= this.#first_staged_ms + KSET_AGE_MS;
   }
 
   /** When the oldest staged key that is in no kset yet will have waited long enough. */
@@ -283,12 +297,13 @@ export class Log {
   }
 
   #copyKeys(first: number, keys: number): void {
-    for (let i = 0; i < keys; i++) {
-      const from = ((first + i) % this.#staged_keys) * KEY_WORDS;
-      const to = KSET_HEADER_WORDS + i * KEY_WORDS;
-      for (let word = 0; word < KEY_WORDS; word++) {
-        this.#kset_words[to + word] = this.#staged[from + word]!;
-      }
+    const from = this.#staged;
+    const to = this.#kset_words;
+    let at = (first % this.#staged_keys) * WORDS;
+    const end = HEADER_WORDS + keys * WORDS;
+    for (let word = HEADER_WORDS; word < end; word++) {
+      to[word] = from[at]!;
+      if (++at === from.length) at = 0;
     }
   }
 

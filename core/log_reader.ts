@@ -137,6 +137,12 @@ export class LogReader {
   }
 }
 
+// Own names for what is imported: V8 folds a module's constants into its code, and loads and checks imported ones at each use.
+const SECTOR = SECTOR_BYTES;
+const STRETCH = KEY_STRETCH_BYTES;
+const CLEAN = KEY_CLEAN;
+const MOST_GENERATION = MAX_GENERATION;
+
 function keyRefusal(
   words: Uint32Array,
   at: number,
@@ -147,29 +153,29 @@ function keyRefusal(
   const len = keyLen(words, at);
   const seg_off = keySegOff(words, at);
   if (len === 0) return "length 0, but a key has at least one sector";
-  if (off % SECTOR_BYTES !== 0 || len % SECTOR_BYTES !== 0) {
+  if (((words[at]! | len) & (SECTOR - 1)) !== 0) {
     return `range ${off}+${len}, but keys are aligned to ${SECTOR_BYTES} bytes`;
   }
   if (off + len > size_bytes) {
     return `range ${off}+${len}, but the cached device has ${size_bytes} bytes`;
   }
-  if (Math.floor(off / KEY_STRETCH_BYTES) !== Math.floor((off + len - 1) / KEY_STRETCH_BYTES)) {
+  if ((words[at]! & (STRETCH - 1)) + len > STRETCH) {
     return `range ${off}+${len}, but a key never crosses a multiple of ${KEY_STRETCH_BYTES}`;
   }
   const flags = keyFlags(words, at);
-  if ((flags & ~KEY_CLEAN) !== 0) {
+  if ((flags & ~CLEAN) !== 0) {
     return `flags 0x${flags.toString(16)}, but only 0x${KEY_CLEAN.toString(16)} (clean) is known`;
   }
   if (keySeg(words, at) >= cache.n_segs) {
     return `segment ${keySeg(words, at)}, but there are ${cache.n_segs}`;
   }
-  if (seg_off % SECTOR_BYTES !== 0) {
+  if ((seg_off & (SECTOR - 1)) !== 0) {
     return `offset ${seg_off} in its segment, but it must be a multiple of ${SECTOR_BYTES}`;
   }
   if (seg_off + len > cache.data_bytes) {
     return `bytes ${seg_off}+${len} of its segment, but a data area has ${cache.data_bytes}`;
   }
-  if (keyGen(words, at) > MAX_GENERATION) {
+  if (keyGen(words, at) > MOST_GENERATION) {
     return `generation ${keyGen(words, at)}, but at most ${MAX_GENERATION} is possible`;
   }
   return "";

@@ -82,14 +82,15 @@ class Fixture {
     this.segments.claimForLog(0);
     this.segments.settle();
     this.barriers = new Barriers(this.memory);
-    this.log = new Log(this.cache, this.memory, this.segments, this.barriers, 0, head_off);
+    this.log = new Log(this.cache, this.memory, this.segments, this.barriers, 0, head_off, 0);
   }
 
   /** Appends keys numbered on, their numbers as sectors. */
   append(count: number, now_ms = 0): void {
     this.log.reserve(count);
+    this.log.now_ms = now_ms;
     for (let i = 0; i < count; i++) {
-      this.log.append(this.#next_key++ * 512, 512, 0, DATA_SEG, 0, 0, now_ms);
+      this.log.append(this.#next_key++, 1, 0, DATA_SEG, 0, 0);
     }
   }
 

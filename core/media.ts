@@ -95,6 +95,8 @@ export class OpenedCache {
   readonly data_bytes: number;
   /** Cache segment of each device segment, or `NO_SEGMENT`: the inverse of `chain`. */
   readonly #cache_seg_of: Uint32Array;
+  readonly #first_data_addr: number;
+  readonly #segment_bytes: number;
 
   constructor(
     memory: Memory,
@@ -113,6 +115,8 @@ export class OpenedCache {
     this.key_tail = new PositionSlots(memory, KEY_TAIL_ADDR, "key tail");
     this.dirty_tail = new PositionSlots(memory, DIRTY_TAIL_ADDR, "dirty tail");
     this.data_bytes = dataBytes(geometry);
+    this.#first_data_addr = segmentAddr(geometry, 0) + DATA_OFF_BYTES;
+    this.#segment_bytes = geometry.segment_bytes;
   }
 
   /** Number of cache segments. */
@@ -125,7 +129,7 @@ export class OpenedCache {
 
   /** Address of byte `off` of the data area of cache segment `seg`. */
   dataAddr(seg: number, off: number): number {
-    return segmentAddr(this.geometry, this.chain[seg]!) + DATA_OFF_BYTES + off;
+    return this.#first_data_addr + this.chain[seg]! * this.#segment_bytes + off;
   }
 
   /** The cache segment that the address lies in. */

@@ -1,7 +1,8 @@
 /**
  * Reads: a walk over the index that turns a range into pieces.
  *
- * A hit is a piece of the segment it lies in, verified first where keys carry checksums. A placeholder is waited for. A hole
+ * Reads that have begun are looked up together at the next `pump` or `takeAnswered`: what they need of the index is fetched from memory at
+ * once. A hit is a piece of the segment it lies in, verified first where keys carry checksums. A placeholder is waited for. A hole
  * becomes one or more fills. When nothing is left to wait for, the request is answered with its pieces.
  *
  * Invariants:
@@ -13,12 +14,18 @@
  * @module
  */
 
-import { EIO } from "./errors.ts";
-import { SUBTREE_SECTORS } from "./extent_index.ts";
+import { EIO, OK } from "./errors.ts";
+import { MAX_EXPECTED, SUBTREE_SECTORS } from "./extent_index.ts";
 import type { Fills, FillWaiter } from "./fills.ts";
 import { SECTOR_BYTES } from "./format.ts";
 import { PENDING, READ, RequestQueue } from "./requests.ts";
 import type { EngineState } from "./state.ts";
+
+// Own names for what is imported: V8 folds a module's constants into its code, and loads and checks imported ones at each use.
+const SECTOR = SECTOR_BYTES;
+const SUBTREE = SUBTREE_SECTORS;
+const NO_ERROR = OK;
+const GROUP = MAX_EXPECTED;
 
 /** How far a walk came. */
 const COMPLETE = 0;
@@ -29,6 +36,8 @@ const DAMAGED = 2;
 export class Reads implements FillWaiter {
   readonly #state: EngineState;
   readonly #fills: Fills;
+  /** Reads that have just come. */
+  readonly #begun: RequestQueue;
   /** Reads that wait for buffers or pieces, in order. */
   readonly #waiting: RequestQueue;
   /** The key that this walk verified last: its neighbours in the range need not do it again. */
@@ -39,20 +48,63 @@ export class Reads implements FillWaiter {
   constructor(state: EngineState, fills: Fills) {
     this.#state = state;
     this.#fills = fills;
+    this.#begun = new RequestQueue(state.requests);
     this.#waiting = new RequestQueue(state.requests);
   }
 
-  /** A read of bytes inside the cached device. Returns its slot; -1: all are in use. */
+  /** A read of bytes inside the cached device, which `lookUp` goes on with. Returns its slot; -1: all are in use. */
   begin(off_bytes: number, len_bytes: number): number {
     const slot = this.#state.requests.take(READ, off_bytes, len_bytes, false);
     if (slot < 0) return -1;
     this.#state.counters.reads++;
-    // A hit goes ahead of reads that wait; a miss would take the buffers that they wait for.
-    if (!this.#attempt(slot, this.#waiting.is_empty)) {
-      this.#state.counters.waited++;
-      this.#waiting.push(slot);
-    }
+    this.#begun.push(slot);
     return slot;
+  }
+
+  /** Looks up the reads that have come since, many at a time. */
+  lookUp(): void {
+    const { index, requests } = this.#state;
+    while (!this.#begun.is_empty) {
+      let slot = this.#begun.peek();
+      let count = 0;
+      for (; slot >= 0 && count < GROUP; slot = requests.next[slot]!, count++) {
+        index.expect(Math.floor(requests.off_bytes[slot]! / SECTOR));
+      }
+      index.fetch();
+      for (; count > 0; count--) this.#answerOrWait(this.#begun.shift());
+    }
+  }
+
+  /** A hit goes ahead of reads that wait; a miss would take the buffers that they wait for. */
+  #answerOrWait(slot: number): void {
+    if (this.#answerFromOne(slot)) return;
+    if (this.#attempt(slot, this.#waiting.is_empty)) return;
+    this.#state.counters.waited++;
+    this.#waiting.push(slot);
+  }
+
+  /** Answers a read of bytes that lie in one extent, as most do. False: they do not, or need what only a walk does. */
+  #answerFromOne(slot: number): boolean {
+    const { index, pieces, requests, segments, cache } = this.#state;
+    const off_bytes = requests.off_bytes[slot]!;
+    const len_bytes = requests.len_bytes[slot]!;
+    const sector = Math.floor(off_bytes / SECTOR);
+    const extent = index.find(sector);
+    if (extent < 0 || index.isPlaceholder(extent) || !index.isLive(extent)) return false;
+    const skip_sectors = (sector & (SUBTREE - 1)) - index.start(extent);
+    const skip_bytes = skip_sectors * SECTOR + (off_bytes & (SECTOR - 1));
+    if (skip_sectors < 0 || skip_bytes + len_bytes > index.sectors(extent) * SECTOR) return false;
+    if (pieces.pool.available === 0) return false;
+    const seg = index.segment(extent);
+    const place = index.place(extent);
+    if (!this.#state.verify(seg, place, index.sectors(extent))) return false;
+    const addr = cache.dataAddr(seg, place * SECTOR + skip_bytes);
+    const piece = pieces.append(requests, slot, len_bytes);
+    pieces.addr[piece] = addr;
+    pieces.seg[piece] = seg;
+    segments.pin(seg);
+    this.#state.answer(slot, NO_ERROR);
+    return true;
   }
 
   /** Starts waiting reads whose turn has come. Returns whether any was. */
@@ -87,8 +139,8 @@ export class Reads implements FillWaiter {
   #attempt(slot: number, may_fill: boolean): boolean {
     const { requests, pieces } = this.#state;
     const off_bytes = requests.off_bytes[slot]!;
-    const from = Math.floor(off_bytes / SECTOR_BYTES);
-    const to = Math.ceil((off_bytes + requests.len_bytes[slot]!) / SECTOR_BYTES);
+    const from = Math.floor(off_bytes / SECTOR);
+    const to = Math.ceil((off_bytes + requests.len_bytes[slot]!) / SECTOR);
     if (pieces.pool.available < to - from) return false;
 
     requests.state[slot] = PENDING;
@@ -121,8 +173,8 @@ export class Reads implements FillWaiter {
     let has_room = false;
     let sector = from;
     while (sector < to) {
-      const subtree = sector - (sector % SUBTREE_SECTORS);
-      const limit = Math.min(to, subtree + SUBTREE_SECTORS);
+      const subtree = sector - (sector % SUBTREE);
+      const limit = Math.min(to, subtree + SUBTREE);
       const extent = index.find(sector);
       const start = extent < 0 ? limit : subtree + index.start(extent);
       if (start > sector || !index.isLive(extent)) {
@@ -152,7 +204,7 @@ export class Reads implements FillWaiter {
   /** Where the hole that `sector` lies in ends, at most `limit`; dead extents are part of it. */
   #holeEnd(sector: number, limit: number): number {
     const { index } = this.#state;
-    const subtree = sector - (sector % SUBTREE_SECTORS);
+    const subtree = sector - (sector % SUBTREE);
     while (sector < limit) {
       const extent = index.find(sector);
       if (extent < 0) return limit;
@@ -184,7 +236,7 @@ export class Reads implements FillWaiter {
 
   #hit(slot: number, seg: number, place: number, sector: number, stop: number): void {
     const { requests, pieces, segments, cache } = this.#state;
-    const addr = cache.dataAddr(seg, place * SECTOR_BYTES);
+    const addr = cache.dataAddr(seg, place * SECTOR);
     const last = requests.last_piece[slot]!;
     if (
       last >= 0 && pieces.seg[last] === seg && pieces.addr[last]! + pieces.len_bytes[last]! === addr
@@ -200,16 +252,18 @@ export class Reads implements FillWaiter {
   /** Appends a piece for sectors that lie at `addr`, cut to the request's bytes. */
   #append(slot: number, addr: number, sector: number, stop: number): number {
     const off_bytes = this.#state.requests.off_bytes[slot]!;
-    const skip_bytes = Math.max(0, off_bytes - sector * SECTOR_BYTES);
+    const skip_bytes = Math.max(0, off_bytes - sector * SECTOR);
     const { requests, pieces } = this.#state;
-    return pieces.append(requests, slot, addr + skip_bytes, this.#bytesOf(slot, sector, stop));
+    const piece = pieces.append(requests, slot, this.#bytesOf(slot, sector, stop));
+    pieces.addr[piece] = addr + skip_bytes;
+    return piece;
   }
 
   /** How many of the request's bytes lie in the sectors. */
   #bytesOf(slot: number, sector: number, stop: number): number {
     const off_bytes = this.#state.requests.off_bytes[slot]!;
     const end_bytes = off_bytes + this.#state.requests.len_bytes[slot]!;
-    return Math.min(stop * SECTOR_BYTES, end_bytes) - Math.max(sector * SECTOR_BYTES, off_bytes);
+    return Math.min(stop * SECTOR, end_bytes) - Math.max(sector * SECTOR, off_bytes);
   }
 
   #verify(extent: number): boolean {

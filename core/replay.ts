@@ -15,7 +15,7 @@
  */
 
 import { CacheError } from "./errors.ts";
-import type { ExtentIndex } from "./extent_index.ts";
+import { type ExtentIndex, MAX_EXPECTED } from "./extent_index.ts";
 import {
   KEY_CLEAN,
   keyCrc,
@@ -34,6 +34,10 @@ import { LOG_END, LOG_KEYS, LOG_LAST, LogReader } from "./log_reader.ts";
 import type { OpenedCache } from "./media.ts";
 import type { Memory } from "./platform.ts";
 import type { Segments } from "./segments.ts";
+
+// Own names for what is imported: V8 folds a module's constants into its code, and loads and checks imported ones at each use.
+const SECTOR = SECTOR_BYTES;
+const CLEAN = KEY_CLEAN;
 
 /** What replay fills, and what it found. */
 export interface Replayed {
@@ -76,9 +80,16 @@ export function replay(
     const addr = cache.dataAddr(reader.seg, reader.off);
     memory.persist(addr, ksetBytes(kind === LOG_LAST ? 0 : reader.key_num));
     if (kind === LOG_KEYS) {
-      for (let i = 0; i < reader.key_num; i++) {
-        reader.checkKey(i, size_bytes);
-        replayKey(cache, tables, reader, i, met_dirty_tail, dirty_bytes);
+      for (let first = 0; first < reader.key_num; first += MAX_EXPECTED) {
+        const end = Math.min(reader.key_num, first + MAX_EXPECTED);
+        for (let i = first; i < end; i++) {
+          reader.checkKey(i, size_bytes);
+          tables.index.expect(keyOff(reader.words, reader.keyAt(i)) / SECTOR);
+        }
+        tables.index.fetch();
+        for (let i = first; i < end; i++) {
+          replayKey(cache, tables, reader, i, met_dirty_tail, dirty_bytes);
+        }
       }
       keys += reader.key_num;
     }
@@ -128,12 +139,12 @@ function replayKey(
     dirty_bytes[seg] = 0;
   }
   const len = keyLen(words, at);
-  const sectors = len / SECTOR_BYTES;
-  const place = keySegOff(words, at) / SECTOR_BYTES;
-  const is_clean = (keyFlags(words, at) & KEY_CLEAN) !== 0 || !behind_dirty_tail;
-  tables.index.insertCached(keyOff(words, at) / SECTOR_BYTES, sectors, seg, place, is_clean);
+  const sectors = len / SECTOR;
+  const place = keySegOff(words, at) / SECTOR;
+  const is_clean = (keyFlags(words, at) & CLEAN) !== 0 || !behind_dirty_tail;
+  tables.index.insertCached(keyOff(words, at) / SECTOR, sectors, seg, place, is_clean);
   tables.segments.addKey(seg);
-  tables.sums?.add(seg, place, sectors, keyCrc(words, at));
+  tables.sums?.add(seg, place, sectors, keyCrc(words, at) | 0);
   if (!is_clean) dirty_bytes[seg] = dirty_bytes[seg]! + len;
 }
 

@@ -38,6 +38,9 @@ export const ANSWERED = 5;
 /** Its client vanished while it was in a queue: freed when its turn comes. */
 export const ABANDONED = 6;
 
+// V8 folds a constant into compiled code only if the module keeps it to itself.
+const IS_WAITING = WAITING;
+
 /** The request table. Every field is read and written by number: `requests.error[slot]`. */
 export class Requests {
   readonly pool: SlotPool;
@@ -47,9 +50,9 @@ export class Requests {
   readonly error: Uint8Array;
   readonly off_bytes: Float64Array;
   readonly len_bytes: Uint32Array;
-  /** How many fills are still to come before it can go on. */
+  /** How many fills are still to come before it can go on; set by who waits. */
   readonly waits: Uint32Array;
-  /** The log must be durable up to here before the answer. */
+  /** The log must be durable up to here before the answer; set by who waits. */
   readonly log_target: Float64Array;
   readonly first_piece: Int32Array;
   readonly last_piece: Int32Array;
@@ -75,13 +78,11 @@ export class Requests {
     const slot = this.pool.take();
     if (slot < 0) return -1;
     this.kind[slot] = kind;
-    this.state[slot] = WAITING;
+    this.state[slot] = IS_WAITING;
     this.fua[slot] = fua ? 1 : 0;
     this.error[slot] = 0;
     this.off_bytes[slot] = off_bytes;
     this.len_bytes[slot] = len_bytes;
-    this.waits[slot] = 0;
-    this.log_target[slot] = 0;
     this.first_piece[slot] = -1;
     this.last_piece[slot] = -1;
     return slot;
@@ -100,7 +101,7 @@ export class Pieces {
   readonly seg: Int32Array;
   /** The fill it waits for or lies in, or -1. */
   readonly fill: Int32Array;
-  /** The next piece that waits for the same fill. */
+  /** The next piece that waits for the same fill; means something while it does. */
   readonly next_waiter: Int32Array;
   /** A write's key: first sector on the cached device, sectors (0 in a read), first sector in the data area of `seg`. */
   readonly sector: Float64Array;
@@ -121,16 +122,17 @@ export class Pieces {
     this.place = new Uint32Array(most);
   }
 
-  /** Appends a new piece to the request's list. The caller has checked that one is available. */
-  append(requests: Requests, slot: number, addr: number, len_bytes: number): number {
+  /**
+   * Appends a new piece to the request's list; the caller has checked that one is available, and sets its `addr`. (An argument
+   * with more than 31 bits would be an object to V8.)
+   */
+  append(requests: Requests, slot: number, len_bytes: number): number {
     const piece = this.pool.take();
-    this.addr[piece] = addr;
     this.len_bytes[piece] = len_bytes;
     this.next[piece] = -1;
     this.request[piece] = slot;
     this.seg[piece] = -1;
     this.fill[piece] = -1;
-    this.next_waiter[piece] = -1;
     this.sectors[piece] = 0;
     const last = requests.last_piece[slot]!;
     if (last < 0) requests.first_piece[slot] = piece;

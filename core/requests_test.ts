@@ -14,14 +14,11 @@ Deno.test("a row that is taken again holds nothing of its former request", () =>
   const requests = new Requests();
   const slot = requests.take(WRITE, 4096, 512, true);
   requests.error[slot] = 5;
-  requests.waits[slot] = 3;
-  requests.log_target[slot] = 77;
   requests.first_piece[slot] = requests.last_piece[slot] = 9;
   requests.pool.put(slot);
   assertEquals(requests.take(READ, 0, 100, false), slot);
-  const { kind, state, fua, error, waits, log_target, first_piece, last_piece } = requests;
+  const { kind, state, fua, error, first_piece, last_piece } = requests;
   assertEquals([kind[slot], state[slot], fua[slot], error[slot]], [READ, WAITING, 0, 0]);
-  assertEquals([waits[slot], log_target[slot]], [0, 0]);
   assertEquals([first_piece[slot], last_piece[slot]], [-1, -1]);
   assertEquals([requests.off_bytes[slot], requests.len_bytes[slot]], [0, 100]);
 });
@@ -35,7 +32,7 @@ Deno.test("offsets of the largest devices are exact", () => {
 
 Deno.test("no more requests than there are slots", () => {
   const requests = new Requests();
-  for (let i = 0; i < MAX_REQUESTS; i++) assert(requests.take(FLUSH, 0, 0, false) >= 0);
+  for (let i = 0; i < MAX_REQUESTS; i++) assert(requests.take(READ, 0, 0, false) >= 0);
   assertEquals(requests.take(FLUSH, 0, 0, false), -1);
 });
 
@@ -44,8 +41,8 @@ Deno.test("pieces are listed in the order they were appended, each request's apa
   const pieces = new Pieces();
   const [a, b] = [requests.take(READ, 0, 0, false), requests.take(READ, 0, 0, false)];
   for (let i = 0; i < 4; i++) {
-    pieces.append(requests, a, 1000 + i, 10 + i);
-    pieces.append(requests, b, 2000 + i, 20 + i);
+    pieces.addr[pieces.append(requests, a, 10 + i)] = 1000 + i;
+    pieces.addr[pieces.append(requests, b, 20 + i)] = 2000 + i;
   }
   const listOf = (slot: number) => {
     const list: number[][] = [];

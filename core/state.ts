@@ -22,6 +22,11 @@ const MAX_SUMMED_KEY_SECTORS = 128;
 /** Longest key otherwise (FORMAT, "Key"). 4 MiB. */
 const MAX_KEY_SECTORS = 8192;
 
+// Own names for what is imported: V8 folds a module's constants into its code, and loads and checks imported ones at each use.
+const SECTOR = SECTOR_BYTES;
+const IS_ANSWERED = ANSWERED;
+const IS_CLEAN = KEY_CLEAN;
+
 /** The tables of one engine. */
 export class EngineState {
   now_ms: number;
@@ -69,7 +74,7 @@ export class EngineState {
   /** The request's answer is known. */
   answer(slot: number, errno: number): void {
     this.requests.error[slot] = errno;
-    this.requests.state[slot] = ANSWERED;
+    this.requests.state[slot] = IS_ANSWERED;
     this.answered.push(slot);
   }
 
@@ -88,8 +93,8 @@ export class EngineState {
     const { sums } = this;
     if (sums === null) return true;
     if (!sums.find(seg, place, sectors)) return false;
-    const addr = this.cache.dataAddr(seg, sums.found_start * SECTOR_BYTES);
-    return this.memory.crc32c(addr, sums.found_sectors * SECTOR_BYTES) === sums.found_crc;
+    const addr = this.cache.dataAddr(seg, sums.found_start * SECTOR);
+    return (this.memory.crc32c(addr, sums.found_sectors * SECTOR) | 0) === sums.found_crc;
   }
 
   /**
@@ -97,16 +102,16 @@ export class EngineState {
    * Room in the log was reserved. `clean`: the backing device holds the same.
    */
   enter(sector: number, sectors: number, seg: number, place: number, clean: boolean): void {
-    const len_bytes = sectors * SECTOR_BYTES;
-    const addr = this.cache.dataAddr(seg, place * SECTOR_BYTES);
+    const len_bytes = sectors * SECTOR;
+    const addr = this.cache.dataAddr(seg, place * SECTOR);
     // In this order: persisting may drop the bytes from the processor's caches.
-    const crc = this.sums === null ? 0 : this.memory.crc32c(addr, len_bytes);
+    const crc = this.sums === null ? 0 : this.memory.crc32c(addr, len_bytes) | 0;
     this.memory.persist(addr, len_bytes);
     this.index.insertCached(sector, sectors, seg, place, clean);
     this.logKey(sector, sectors, seg, place, clean, crc);
   }
 
-  /** Logs a key for bytes that lie in place. Room in the log was reserved. */
+  /** Logs a key for bytes that lie in place. Room in the log was reserved. `crc`: any number with the checksum's 32 bits. */
   logKey(
     sector: number,
     sectors: number,
@@ -116,16 +121,7 @@ export class EngineState {
     crc: number,
   ): void {
     this.sums?.add(seg, place, sectors, crc);
-    const len_bytes = sectors * SECTOR_BYTES;
-    if (!clean) this.counters.dirty_bytes += len_bytes;
-    this.log.append(
-      sector * SECTOR_BYTES,
-      len_bytes,
-      clean ? KEY_CLEAN : 0,
-      seg,
-      place * SECTOR_BYTES,
-      crc,
-      this.now_ms,
-    );
+    if (!clean) this.counters.dirty_bytes += sectors * SECTOR;
+    this.log.append(sector, sectors, clean ? IS_CLEAN : 0, seg, place, crc);
   }
 }

@@ -234,7 +234,10 @@ export class WriteBack {
     if (now_ms < this.#retry_at_ms) return false;
     const is_urgent = is_starved || is_draining || this.#was_full ||
       segments.free_for_data === 0 || this.#isMuchDirty();
-    if (!is_urgent && now_ms < this.dueMs()) return false;
+    // `dueMs` says the same; a number that it returned would be an object to V8.
+    const { last_request_ms, requests } = this.#state;
+    const is_quiet = requests.pool.in_use === 0 && now_ms >= last_request_ms + QUIET_MS;
+    if (!is_urgent && !is_quiet && now_ms < this.#last_end_ms + MAX_WAIT_MS) return false;
     return this.#collect();
   }
 

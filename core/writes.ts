@@ -5,6 +5,9 @@
  * write that is not aligned to sectors, around its first and last sector. Such an edge keeps the rest of its sector: the old bytes
  * are copied in at the moment the key is entered, so no other write can come between.
  *
+ * Writes whose payload has come are entered together, in order, at the next `pump` or `takeAnswered`: what they need of the index is
+ * fetched from memory at once.
+ *
  * Invariants:
  * - what a write needs (space, pieces, room in the log) is taken whole or not at all, in the order writes came;
  * - a piece pins its segment from then until its key is staged.
@@ -13,12 +16,20 @@
  */
 
 import { EIO, OK } from "./errors.ts";
-import { SUBTREE_SECTORS } from "./extent_index.ts";
+import { MAX_EXPECTED, SUBTREE_SECTORS } from "./extent_index.ts";
 import type { Fills, FillWaiter } from "./fills.ts";
 import type { Flushes } from "./flushes.ts";
 import { SECTOR_BYTES } from "./format.ts";
 import { ABANDONED, PENDING, PLACED, RECEIVING, RequestQueue, WRITE } from "./requests.ts";
 import type { EngineState } from "./state.ts";
+
+// Own names for what is imported: V8 folds a module's constants into its code, and loads and checks imported ones at each use.
+const SECTOR = SECTOR_BYTES;
+const SUBTREE = SUBTREE_SECTORS;
+const IS_PENDING = PENDING;
+const IS_PLACED = PLACED;
+const NO_ERROR = OK;
+const GROUP = MAX_EXPECTED;
 
 /** The writing half of the engine. */
 export class Writes implements FillWaiter {
@@ -26,6 +37,8 @@ export class Writes implements FillWaiter {
   readonly #fills: Fills;
   readonly #flushes: Flushes;
   readonly #waiting: RequestQueue;
+  /** Writes whose payload has just come. */
+  readonly #arrived: RequestQueue;
   /** Edges that wait for buffer space, linked through `Pieces.next_waiter`. */
   #first_edge = -1;
 
@@ -34,6 +47,7 @@ export class Writes implements FillWaiter {
     this.#fills = fills;
     this.#flushes = flushes;
     this.#waiting = new RequestQueue(state.requests);
+    this.#arrived = new RequestQueue(state.requests);
   }
 
   /** Whether a write waits for space. */
@@ -57,10 +71,28 @@ export class Writes implements FillWaiter {
     return slot;
   }
 
-  /** All bytes of a placed write are in place. */
+  /** All bytes of a placed write are in place: `enterArrived` goes on with it. */
   arrived(slot: number): void {
+    this.#state.requests.state[slot] = IS_PENDING;
+    this.#arrived.push(slot);
+  }
+
+  /** Enters the writes that have arrived since into index and log, in order, many at a time. */
+  enterArrived(): void {
+    const { index, requests } = this.#state;
+    while (!this.#arrived.is_empty) {
+      let slot = this.#arrived.peek();
+      let count = 0;
+      for (; slot >= 0 && count < GROUP; slot = requests.next[slot]!, count++) {
+        index.expect(Math.floor(requests.off_bytes[slot]! / SECTOR));
+      }
+      index.fetch();
+      for (; count > 0; count--) this.#enterPieces(this.#arrived.shift());
+    }
+  }
+
+  #enterPieces(slot: number): void {
     const { requests, pieces } = this.#state;
-    requests.state[slot] = PENDING;
     requests.waits[slot] = 1; // for this loop
     let piece = requests.first_piece[slot]!;
     for (; piece >= 0; piece = pieces.next[piece]!) {
@@ -130,19 +162,20 @@ export class Writes implements FillWaiter {
   /** Most pieces that the request can be cut into. */
   #mostPieces(sectors: number): number {
     const { max_key_sectors, cache } = this.#state;
-    const data_sectors = cache.data_bytes / SECTOR_BYTES;
-    const cuts = Math.ceil(sectors / max_key_sectors) + Math.ceil(sectors / SUBTREE_SECTORS);
-    return cuts + Math.ceil(sectors / Math.floor(data_sectors)) + 4;
+    const data_sectors = Math.floor(cache.data_bytes / SECTOR);
+    const cuts = Math.ceil(sectors / max_key_sectors) + Math.ceil(sectors / SUBTREE);
+    return cuts + Math.ceil(sectors / data_sectors) + 4;
   }
 
   #hasRoom(slot: number): boolean {
     const { requests, pieces, space, log } = this.#state;
     const off_bytes = requests.off_bytes[slot]!;
     const end_bytes = off_bytes + requests.len_bytes[slot]!;
-    const sectors = Math.ceil(end_bytes / SECTOR_BYTES) - Math.floor(off_bytes / SECTOR_BYTES);
-    const most_pieces = this.#mostPieces(sectors);
-    return space.available_sectors >= sectors && pieces.pool.available >= most_pieces &&
-      log.available >= most_pieces;
+    const sectors = Math.ceil(end_bytes / SECTOR) - Math.floor(off_bytes / SECTOR);
+    if (space.available_sectors < sectors) return false;
+    const available = Math.min(pieces.pool.available, log.available);
+    // A piece has a sector at least: that is bound enough, unless there is little left.
+    return available >= sectors || available >= this.#mostPieces(sectors);
   }
 
   /** Takes what the write needs; false: not all of it is there, nothing was taken. */
@@ -151,40 +184,36 @@ export class Writes implements FillWaiter {
     const { requests, placed } = this.#state;
     const off_bytes = requests.off_bytes[slot]!;
     const end_bytes = off_bytes + requests.len_bytes[slot]!;
-    const from = Math.floor(off_bytes / SECTOR_BYTES);
-    const to = Math.ceil(end_bytes / SECTOR_BYTES);
-    const has_head_edge = off_bytes % SECTOR_BYTES !== 0;
-    const has_tail_edge = end_bytes % SECTOR_BYTES !== 0;
+    const from = Math.floor(off_bytes / SECTOR);
+    const to = Math.ceil(end_bytes / SECTOR);
+    const has_head_edge = (off_bytes & (SECTOR - 1)) !== 0;
+    const has_tail_edge = (end_bytes & (SECTOR - 1)) !== 0;
     let sector = from;
     while (sector < to) {
       let stop = to;
       if (sector === from && has_head_edge) stop = from + 1;
       else if (has_tail_edge && sector < to - 1) stop = to - 1;
-      sector += this.#placePiece(slot, sector, stop - sector, off_bytes, end_bytes);
+      sector += this.#placePiece(slot, sector, stop - sector);
     }
-    requests.state[slot] = PLACED;
+    requests.state[slot] = IS_PLACED;
     placed.push(slot);
     return true;
   }
 
   /** Takes space for a piece of at most `sectors`. Returns how many it has. */
-  #placePiece(
-    slot: number,
-    sector: number,
-    sectors: number,
-    off_bytes: number,
-    end_bytes: number,
-  ): number {
+  #placePiece(slot: number, sector: number, sectors: number): number {
     const { requests, pieces, space, log, cache, max_key_sectors } = this.#state;
-    const in_subtree = SUBTREE_SECTORS - (sector % SUBTREE_SECTORS);
+    const in_subtree = SUBTREE - (sector & (SUBTREE - 1));
     space.take(Math.min(sectors, max_key_sectors, in_subtree));
     log.reserve(1);
     const { taken_seg, taken_place, taken_sectors } = space;
-    const from_bytes = Math.max(off_bytes, sector * SECTOR_BYTES);
-    const to_bytes = Math.min(end_bytes, (sector + taken_sectors) * SECTOR_BYTES);
-    const skip_bytes = from_bytes - sector * SECTOR_BYTES;
-    const addr = cache.dataAddr(taken_seg, taken_place * SECTOR_BYTES) + skip_bytes;
-    const piece = pieces.append(requests, slot, addr, to_bytes - from_bytes);
+    const off_bytes = requests.off_bytes[slot]!;
+    const end_bytes = off_bytes + requests.len_bytes[slot]!;
+    const skip_bytes = Math.max(0, off_bytes - sector * SECTOR);
+    const most_bytes = Math.min(end_bytes - sector * SECTOR, taken_sectors * SECTOR);
+    const addr = cache.dataAddr(taken_seg, taken_place * SECTOR) + skip_bytes;
+    const piece = pieces.append(requests, slot, most_bytes - skip_bytes);
+    pieces.addr[piece] = addr;
     pieces.seg[piece] = taken_seg;
     pieces.place[piece] = taken_place;
     pieces.sector[piece] = sector;
@@ -194,7 +223,7 @@ export class Writes implements FillWaiter {
 
   #isEdge(piece: number): boolean {
     const { pieces } = this.#state;
-    return pieces.len_bytes[piece]! < pieces.sectors[piece]! * SECTOR_BYTES;
+    return pieces.len_bytes[piece]! < pieces.sectors[piece]! * SECTOR;
   }
 
   /** One thing less to wait for; the last one answers, or waits for the log. */
@@ -202,9 +231,9 @@ export class Writes implements FillWaiter {
     const { requests } = this.#state;
     requests.waits[slot] = requests.waits[slot]! - 1;
     if (requests.waits[slot]! > 0) return;
-    if (requests.error[slot] !== OK) this.#state.answer(slot, requests.error[slot]!);
+    if (requests.error[slot] !== NO_ERROR) this.#state.answer(slot, requests.error[slot]!);
     else if (requests.fua[slot] === 1) this.#flushes.await(slot);
-    else this.#state.answer(slot, OK);
+    else this.#state.answer(slot, NO_ERROR);
   }
 
   /** The piece's sectors are whole: makes them the newest of their range. */
@@ -228,13 +257,13 @@ export class Writes implements FillWaiter {
     const slot = pieces.request[piece]!;
     const sector = pieces.sector[piece]!;
     const extent = index.find(sector);
-    const start = extent < 0 ? Infinity : sector - (sector % SUBTREE_SECTORS) + index.start(extent);
+    const start = extent < 0 ? Infinity : sector - (sector % SUBTREE) + index.start(extent);
     const is_hole = start > sector || !index.isLive(extent);
     if (!is_hole && !index.isPlaceholder(extent)) {
       const seg = index.segment(extent);
       if (this.#state.verify(seg, index.place(extent), index.sectors(extent))) {
         const place = index.place(extent) + sector - start;
-        return this.#mend(piece, cache.dataAddr(seg, place * SECTOR_BYTES));
+        return this.#mend(piece, cache.dataAddr(seg, place * SECTOR));
       }
       counters.checksum_failures++;
       if (!index.isClean(extent)) {
@@ -255,11 +284,11 @@ export class Writes implements FillWaiter {
   /** Copies what the write leaves of its sector from `from_addr`, and enters it. */
   #mend(piece: number, from_addr: number): void {
     const { pieces, memory, cache } = this.#state;
-    const to_addr = cache.dataAddr(pieces.seg[piece]!, pieces.place[piece]! * SECTOR_BYTES);
+    const to_addr = cache.dataAddr(pieces.seg[piece]!, pieces.place[piece]! * SECTOR);
     const head_bytes = pieces.addr[piece]! - to_addr;
     const tail_from = head_bytes + pieces.len_bytes[piece]!;
     memory.copy(to_addr, from_addr, head_bytes);
-    memory.copy(to_addr + tail_from, from_addr + tail_from, SECTOR_BYTES - tail_from);
+    memory.copy(to_addr + tail_from, from_addr + tail_from, SECTOR - tail_from);
     this.#enter(piece);
   }
 

@@ -84,9 +84,9 @@ export const CANARIES: readonly Canary[] = [
       "      if (reader.seg === this.#state.log.head_seg && reader.off === this.#state.log.head_off) break;\n",
   },
   {
-    name: "a freed segment keeps its generation",
-    file: "segments.ts",
-    find: "    this.#generations.bump(seg);\n",
+    name: "the index is not told of a freed segment",
+    file: "engine.ts",
+    find: "      index.freeSegment(seg);\n",
     replace: "",
   },
   {
