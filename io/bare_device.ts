@@ -8,6 +8,7 @@
  */
 
 import { CacheError } from "../core/errors.ts";
+import { parseNbdUri } from "../core/nbd_uri.ts";
 import { deviceSectors, formatTable } from "../core/table.ts";
 import { Arena } from "./arena.ts";
 import { type ControlClient, ControlServer } from "./control.ts";
@@ -131,6 +132,7 @@ export class BareDevice<D> {
       opened.defer(() => closeDevice(backing));
       this.#length_sectors = deviceSectors(tableOf(table), backing.size_bytes);
     } else {
+      parseNbdUri(uri);
       this.#length_sectors = table.length_sectors ?? 0;
     }
     this.#shell.home.claimServer(uri);

@@ -265,7 +265,8 @@ export class Connection {
   /** Handles one message, or part of one; false when it takes something else to go on. */
   #step(): boolean {
     if (this.state === State.NEGOTIATE) return this.#negotiate();
-    if (this.state !== State.SERVE || this.#hub.is_holding) return false;
+    if (this.state !== State.SERVE) return false;
+    if (this.#hub.is_holding) return this.#heldStep();
     switch (this.#mode) {
       case Mode.HEADER:
         return this.#takeRequest();
@@ -278,12 +279,21 @@ export class Connection {
     }
   }
 
+  /** Of a suspended device's client nothing is taken but its leave. */
+  #heldStep(): boolean {
+    const has_header = this.#mode === Mode.HEADER && this.#filled - this.#at >= REQUEST_BYTES;
+    if (has_header && this.#recv_view.getUint16(this.#at + 6) === CMD_DISC) {
+      this.state = State.FINISH;
+    }
+    return false;
+  }
+
   /** The client has sent its last byte: answers what was asked in full, forgets the rest. */
   #lastWords(): void {
-    if (this.stalled || this.#hub.is_holding) return;
+    if (this.stalled) return;
     if (this.#mode === Mode.PLACE && this.#filled - this.#at >= this.#left_bytes) return;
     if (this.#mode === Mode.HEADER && this.#at === this.#filled) this.state = State.FINISH;
-    else this.kill();
+    else if (!this.#hub.is_holding) this.kill();
   }
 
   #negotiate(): boolean {

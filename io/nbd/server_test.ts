@@ -73,7 +73,7 @@ class Rig {
 
   /** Turns until nothing moves any more, the engine's slowness included. */
   settle(): void {
-    for (let quiet = 0; quiet < 20; quiet++) if (this.turn()) quiet = 0;
+    for (let quiet = 0; quiet < 60; quiet++) if (this.turn()) quiet = 0;
   }
 
   /** A client in the transmission phase. */
@@ -509,6 +509,73 @@ Deno.test("refusing turns newcomers away; dropAll ends everybody", () => {
   rig.assertIdle();
 });
 
+/** Suspends the server until nothing moves, and lets it go on. */
+function suspend(rig: Rig, with_answers: boolean): void {
+  rig.server.hold(with_answers ? "requests and answers" : "requests");
+  rig.settle();
+  if (!with_answers) assertEquals(rig.server.unanswered_count, 0);
+  const in_use = rig.engine.requests_in_use;
+  rig.settle();
+  assertEquals(rig.engine.requests_in_use, in_use);
+  rig.server.hold(null);
+}
+
+Deno.test("held: what is under way is answered, what comes is not, until it goes on", () => {
+  const rig = new Rig();
+  const [client, leaving, gone] = [rig.client(), rig.client(), rig.client()];
+  rig.engine.is_asleep = true;
+  client.request(1, nbd.CMD_READ, 0, 512);
+  client.request(2, nbd.CMD_WRITE, 4096, 4096); // its payload comes later
+  rig.settle();
+  rig.server.hold("requests");
+  assertEquals(rig.server.unanswered_count, 1);
+  rig.engine.is_asleep = false;
+  rig.settle();
+  assertEquals(rig.server.unanswered_count, 0);
+  assertEquals(outcomes(client.replies()), [[1, OK]]);
+
+  client.send(bytesOf(2, 4096));
+  client.request(3, nbd.CMD_FLUSH, 0, 0);
+  leaving.disconnect();
+  gone.socket.client_ended = true;
+  rig.settle();
+  assertEquals(client.replies(), []);
+  assertEquals(rig.server.serving_count, 1);
+  rig.server.hold(null);
+  rig.settle();
+  assertEquals(outcomes(client.replies()), [[2, OK], [3, OK]]);
+  assertEquals([...rig.engine.content.subarray(4096, 8192)], bytesOf(2, 4096));
+  client.disconnect();
+  rig.settle();
+  rig.assertIdle();
+});
+
+Deno.test("held with its answers: nothing is answered, whatever ends", () => {
+  const rig = new Rig();
+  const client = rig.client();
+  rig.engine.is_asleep = true;
+  client.request(1, nbd.CMD_READ, 0, 512);
+  rig.settle();
+  rig.server.hold("requests and answers");
+  rig.engine.is_asleep = false;
+  rig.settle();
+  assertEquals(client.replies(), []);
+  rig.server.hold(null);
+  rig.settle();
+  assertEquals(outcomes(client.replies()), [[1, OK]]);
+});
+
+Deno.test("a write that was never completed can be dropped, and then everything fails", () => {
+  const rig = new Rig();
+  const [client, other] = [rig.client(), rig.client()];
+  client.request(1, nbd.CMD_WRITE, 0, 4096);
+  rig.settle();
+  rig.server.dropUnfinished();
+  rig.settle();
+  assert(client.socket.closed && !other.socket.closed);
+  assertEquals(rig.engine.requests_in_use, 0);
+});
+
 /** Random requests of several clients, each in its own part of the device, against what they wrote themselves. */
 function storm(seed: number, rounds: number): void {
   const rig = new Rig({ seed, slots: 12, receives_past_caches: seed % 2 === 0 });
@@ -550,6 +617,9 @@ function storm(seed: number, rounds: number): void {
         }
       });
     }
+    // Suspended in the middle of it, or not: it makes no difference in the end.
+    for (let turn = random.next(30); turn > 0; turn--) rig.turn();
+    if (random.chance(60)) suspend(rig, random.chance(50));
     rig.settle();
     for (const client of clients) client.socket.stuck = false;
     rig.settle();
