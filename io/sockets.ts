@@ -33,7 +33,6 @@ import {
   TCP_KEEPIDLE,
   TCP_KEEPINTVL,
   TCP_NODELAY,
-  TCP_USER_TIMEOUT,
 } from "./libc.ts";
 
 /** Clients that may wait for `accept`. */
@@ -44,11 +43,10 @@ const INET_ADDRESS_BYTES = 16;
 const INET6_ADDRESS_BYTES = 28;
 /** Only the owner may connect. */
 const PRIVATE_MODE = 0o600;
-/** A TCP peer that is dead is known to be so after this time: 10 s of silence, then four questions. */
+/** A TCP peer that is gone is known to be so after 10 s of silence and four questions. */
 const KEEP_IDLE_S = 10;
 const KEEP_INTERVAL_S = 5;
 const KEEP_COUNT = 4;
-const PEER_TIMEOUT_MS = 30_000;
 /** struct addrinfo: flags, family, type, protocol, length of the address, then pointers: address, name, next. */
 const ADDRINFO_BYTES = 48;
 /** Most addresses of a host that are tried. */
@@ -186,14 +184,16 @@ export function startConnect(address: Uint8Array<ArrayBuffer>): number {
   return outcome;
 }
 
-/** Small requests leave at once, and a peer whose machine is gone is given up. */
+/**
+ * Small requests leave at once, and a peer whose machine is gone is given up. Not with TCP_USER_TIMEOUT: it would also give up
+ * one that is there and takes nothing for a while (docs/backing.md, "Outages").
+ */
 function keepAlive(fd: number): void {
   setNoDelay(fd);
   setOption(fd, SOL_SOCKET, SO_KEEPALIVE);
   setOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEP_IDLE_S);
   setOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEP_INTERVAL_S);
   setOption(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEP_COUNT);
-  setOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, PEER_TIMEOUT_MS);
 }
 
 /** Sends small replies at once instead of waiting for more. Not possible: slower, nothing worse. */
