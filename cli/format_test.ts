@@ -7,7 +7,6 @@ import { depsLine } from "./deps.ts";
 import { linePrefix, noDevice } from "./devices.ts";
 import { UsageError } from "./failure.ts";
 import { infoText } from "./info.ts";
-import { progressText } from "./progress.ts";
 import { formatTree } from "./tree.ts";
 import { statusLine } from "./status.ts";
 import { targetLine } from "./target_version.ts";
@@ -124,20 +123,6 @@ Deno.test("a device that is not there is reported in dmsetup's words", () => {
   assertEquals(
     noDevice("remove", "d").message,
     "pcache: remove on d failed: No such device or address",
-  );
-});
-
-Deno.test("the progress of a flush tells what is left and what goes wrong", () => {
-  const progress = {
-    ok: true,
-    removing: true,
-    dirty_bytes: (3 << 20) + 1,
-    writeback_errors: 0,
-  } as const;
-  assertEquals(progressText("d", progress), "d: 4 MiB to be written back");
-  assertEquals(
-    progressText("d", { ...progress, writeback_errors: 2 }),
-    "d: 4 MiB to be written back, 2 errors of the backing device, trying again",
   );
 });
 

@@ -12,7 +12,7 @@ import { isGone, noDevice } from "./devices.ts";
 import { failedOn } from "./failure.ts";
 import type { Options } from "./options.ts";
 import { warn } from "./output.ts";
-import { FlushProgress, standardError } from "./progress.ts";
+import { FlushProgress, terminalScreen } from "./progress.ts";
 
 /** How often `--retry` tries while the device is busy, and how long it waits in between (dmsetup's numbers). */
 const RETRY_COUNT = 25;
@@ -44,7 +44,8 @@ export async function removeDevice(verb: string, name: string, options: Options)
   const root = runRoot();
   if (!isPublished(root, name)) throw noDevice(verb, name);
   const path = controlPath(root, name);
-  const progress = options.flush ? new FlushProgress(name, path, standardError()) : null;
+  const screen = options.flush ? terminalScreen() : null;
+  const progress = screen === null ? null : new FlushProgress(name, path, screen);
   try {
     using end = new ProcessEnd(root, name);
     const is_deferred = await askToEnd(verb, name, path, options);
