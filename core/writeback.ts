@@ -46,9 +46,10 @@ const BATCH_KEYS = 64 * KSET_MAX_KEYS;
 const MAX_PLACES = 1 << 15;
 /** Longest merged write, in sectors: 1 MiB. */
 const MAX_WRITE_SECTORS = 2048;
-/** Most writes under way, and most while requests keep coming. */
+/** Most writes under way; most while requests keep coming, when much of the cache is dirty and when not. */
 const MAX_WRITES = 64;
 const MAX_WRITES_BUSY = 8;
+const MAX_WRITES_BEHIND = 2;
 /** Ids of backing writes: FIRST_WRITE_ID .. FIRST_WRITE_ID+MAX_WRITES-1, then the flush. */
 const FIRST_WRITE_ID = MAX_FILL_READS;
 const FLUSH_ID = FIRST_WRITE_ID + MAX_WRITES;
@@ -60,6 +61,8 @@ const QUIET_MS = 20;
  */
 const MAX_WAIT_MS = 5000;
 const MAX_DIRTY_PART = 1 / 8;
+/** When so much is dirty, write-back takes more from the requests. */
+const PRESSING_DIRTY_PART = 1 / 2;
 /** After a batch of which nothing could be written: the first and the longest pause. */
 const RETRY_MS = 500;
 const MAX_RETRY_MS = 8000;
@@ -233,7 +236,7 @@ export class WriteBack {
     if (is_closing || barriers.has_failed || !this.#hasMore()) return false;
     if (now_ms < this.#retry_at_ms) return false;
     const is_urgent = is_starved || is_draining || this.#was_full ||
-      segments.free_for_data === 0 || this.#isMuchDirty();
+      segments.free_for_data === 0 || this.#isDirty(MAX_DIRTY_PART);
     // `dueMs` says the same; a number that it returned would be an object to V8.
     const { last_request_ms, requests } = this.#state;
     const is_quiet = requests.pool.in_use === 0 && now_ms >= last_request_ms + QUIET_MS;
@@ -241,9 +244,10 @@ export class WriteBack {
     return this.#collect();
   }
 
-  #isMuchDirty(): boolean {
+  /** Whether more than this part of the cache is dirty. */
+  #isDirty(part: number): boolean {
     const { cache, counters } = this.#state;
-    return counters.dirty_bytes > MAX_DIRTY_PART * cache.n_segs * cache.data_bytes;
+    return counters.dirty_bytes > part * cache.n_segs * cache.data_bytes;
   }
 
   /** Reads the keys of a batch. */
@@ -306,11 +310,16 @@ export class WriteBack {
     return keySegOff(this.#keys, key * KEY_WORDS) / SECTOR_BYTES;
   }
 
+  /** How many writes may be under way now. */
+  #mostWrites(is_starved: boolean): number {
+    const { now_ms, quiet_since_ms, is_draining } = this.#state;
+    if (is_starved || is_draining || now_ms - quiet_since_ms >= QUIET_MS) return MAX_WRITES;
+    return this.#isDirty(PRESSING_DIRTY_PART) ? MAX_WRITES_BUSY : MAX_WRITES_BEHIND;
+  }
+
   /** Starts as many writes as may be under way; goes on to the flush when all have ended. */
   #write(is_starved: boolean): boolean {
-    const { now_ms, quiet_since_ms, is_draining } = this.#state;
-    const is_quiet = is_starved || is_draining || now_ms - quiet_since_ms >= QUIET_MS;
-    const most = is_quiet ? MAX_WRITES : MAX_WRITES_BUSY;
+    const most = this.#mostWrites(is_starved);
     let any = false;
     while (this.#ids.in_use < most && this.#writeNext()) any = true;
     if (this.#ids.in_use > 0) return any;
