@@ -102,13 +102,19 @@ export class EngineState {
    * Room in the log was reserved. `clean`: the backing device holds the same.
    */
   enter(sector: number, sectors: number, seg: number, place: number, clean: boolean): void {
+    const crc = this.#persist(sectors, seg, place);
+    this.index.insertCached(sector, sectors, seg, place, clean);
+    this.logKey(sector, sectors, seg, place, clean, crc);
+  }
+
+  /** Persists bytes that lie in place. Returns their checksum, as a signed number; 0 without data_crc. */
+  #persist(sectors: number, seg: number, place: number): number {
     const len_bytes = sectors * SECTOR;
     const addr = this.cache.dataAddr(seg, place * SECTOR);
     // In this order: persisting may drop the bytes from the processor's caches.
     const crc = this.sums === null ? 0 : this.memory.crc32c(addr, len_bytes) | 0;
     this.memory.persist(addr, len_bytes);
-    this.index.insertCached(sector, sectors, seg, place, clean);
-    this.logKey(sector, sectors, seg, place, clean, crc);
+    return crc;
   }
 
   /** Logs a key for bytes that lie in place. Room in the log was reserved. `crc`: any number with the checksum's 32 bits. */
