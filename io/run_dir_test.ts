@@ -145,6 +145,38 @@ withRoot("an export in use as a backing device is busy", (root) => {
   reserveDevice(root, "g", "");
 });
 
+withRoot("a device takes another name, unless it is in use", async (root) => {
+  const device = reserveDevice(root, "d", "u1", null, "nbd://h/x");
+  device.publish();
+  reserveDevice(root, "e", "");
+  await reserveAndDie(root, "dead");
+  for (const name of ["e", "d"]) assertThrows(() => device.rename(name), CacheError, BUSY);
+  assertThrows(() => device.rename("a/b"), CacheError, 'It contains "/".');
+  assertThrows(() => device.rename("n".repeat(127)), CacheError, "Socket path too long");
+  assertEquals(device.run_dir, `${root}/d`);
+  device.rename("dead");
+  assertEquals([device.name, device.run_dir], ["dead", `${root}/dead`]);
+  assertEquals([isPublished(root, "d"), isPublished(root, "dead")], [false, true]);
+  // Its old name is free, what else it holds is not.
+  assertEquals(reserveDevice(root, "d", "").minor, 2);
+  assertThrows(() => reserveDevice(root, "f", "u1"), CacheError, "belongs to device dead");
+  assertThrows(() => reserveDevice(root, "f", "", null, "nbd://h/x"), CacheError, "device dead");
+});
+
+withRoot("a UUID is given once, a server's export can be changed", (root) => {
+  const device = reserveDevice(root, "d", "");
+  const other = reserveDevice(root, "e", "u1", null, "nbd://h/x");
+  assertThrows(() => device.setUuid("u1"), CacheError, 'UUID "u1" belongs to device e');
+  assertThrows(() => device.setUuid("a b"), CacheError, "Wanted printable characters");
+  device.setUuid("u2");
+  assertThrows(() => device.setUuid("u3"), CacheError, 'its UUID is "u2" already');
+  assertThrows(() => device.claimServer("nbd://h/x"), CacheError, "it belongs to device e");
+  other.claimServer("");
+  device.claimServer("nbd://h/x");
+  assertThrows(() => other.claimServer("nbd://h/x"), CacheError, "it belongs to device d");
+  assertThrows(() => reserveDevice(root, "f", "u2"), CacheError, 'UUID "u2" belongs to device d');
+});
+
 withRoot("what a killed process left is cleared by the next one of that name", async (root) => {
   await reserveAndDie(root, "d");
   Deno.writeTextFileSync(`${root}/d/log`, "its last words");

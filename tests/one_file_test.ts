@@ -104,6 +104,17 @@ Deno.test("one file: a device's life in an empty directory and environment", asy
   assertEquals(failed, { code: 1, stdout: "", stderr: message });
 });
 
+Deno.test("one file: the session in POSIX sh that also runs from source", async () => {
+  const { rig, pcache } = await makeRig();
+  await using _ = rig;
+  const dir = rig.path("session");
+  Deno.mkdirSync(dir);
+  const session = new URL("./session.sh", import.meta.url).pathname;
+  const env = { PCACHE: pcache, PCACHE_RUN_DIR: rig.path("run"), PCACHE_TEST_TAG: tag() };
+  const ended = await run("sh", [session, dir], env);
+  assertEquals(ended, { code: 0, stdout: "session.sh: ok\n", stderr: "" });
+});
+
 Deno.test("one file: another user, twenty at once, and one that may not read it", async () => {
   const { rig, pcache } = await makeRig();
   await using _ = rig;
