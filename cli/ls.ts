@@ -9,7 +9,7 @@ import { MAJOR } from "./device_fields.ts";
 import { livingDevices, printNoDevices } from "./devices.ts";
 import { CommandLineError, failedOn } from "./failure.ts";
 import type { Options } from "./options.ts";
-import { print, printJson } from "./output.ts";
+import { print, printJson, warn } from "./output.ts";
 import { formatTree, parseTreeForm } from "./tree.ts";
 
 /** How devices are shown beside their name. */
@@ -57,25 +57,33 @@ function isUtf(): boolean {
   return /utf-?8/i.test(locale);
 }
 
-/** Runs a command for each device, its name behind the command's own words. */
+/** Runs a command for each device, its name behind the command's own words. False: one of them failed. */
 async function execute(command: string, devices: readonly InfoReply[]): Promise<boolean> {
-  const [program, ...args] = command.split(/\s+/).filter((word) => word !== "");
-  if (program === undefined) throw new CommandLineError('Invalid --exec argument: "".');
+  const words = command.split(/\s+/).filter((word) => word !== "");
+  if (words.length === 0) throw new CommandLineError('Invalid --exec argument: "".');
+  let is_ok = true;
   for (const { name } of devices) {
-    try {
-      const { code, signal } = await new Deno.Command(program, {
-        args: [...args, name],
-        stdin: "inherit",
-        stdout: "inherit",
-        stderr: "inherit",
-      }).output();
-      if (code !== 0) {
-        throw failedOn("ls", name, `${program} ended with ${signal ?? `status ${code}`}`);
-      }
-    } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) throw error;
-      throw failedOn("ls", name, `${program}: command not found`);
-    }
+    const problem = await runFor(words, name);
+    if (problem === null) continue;
+    warn(failedOn("ls", name, problem).message);
+    is_ok = false;
   }
-  return true;
+  return is_ok;
+}
+
+/** Runs the command with the name behind it; says what went wrong, if something did. */
+async function runFor([program, ...args]: string[], name: string): Promise<string | null> {
+  try {
+    const { code, signal } = await new Deno.Command(program!, {
+      args: [...args, name],
+      stdin: "inherit",
+      stdout: "inherit",
+      stderr: "inherit",
+    }).output();
+    return code === 0 ? null : `${program} ended with ${signal ?? `status ${code}`}`;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return `${program}: command not found`;
+    if (error instanceof Deno.errors.PermissionDenied) return `${program}: Permission denied`;
+    throw error;
+  }
 }

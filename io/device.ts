@@ -261,8 +261,7 @@ class Device {
     this.#watch = new Watch(engine);
     this.#pace = new Pace(engine.counters, performance.now());
     this.#served = {
-      name: shell.home.name,
-      description: `pcache device ${shell.home.name}`,
+      ...namesOf(shell.home.name),
       size_bytes: engine.size_bytes,
       max_request_bytes: engine.max_request_bytes,
       read_only: config.read_only,
@@ -447,7 +446,7 @@ class Device {
 
   #answer(request: ControlRequest, client: number): ControlReply | null {
     const reply = this.#shell.answer(request, client);
-    if (request.verb === "rename") this.#served.name = this.#shell.home.name;
+    if (request.verb === "rename") Object.assign(this.#served, namesOf(this.#shell.home.name));
     if (reply !== undefined) return reply;
     switch (request.verb) {
       case "status":
@@ -648,6 +647,11 @@ class Device {
     const writeback_errors = backing_write_errors + backing_flush_errors;
     return { ok: true, removing: this.#removal.is_under_way, dirty_bytes, writeback_errors };
   }
+}
+
+/** How the device's export is called. */
+function namesOf(name: string): { name: string; description: string } {
+  return { name, description: `pcache device ${name}` };
 }
 
 /** A path without links, so that two ways to one file are the same; or as it is, when there is no such file. */

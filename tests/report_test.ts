@@ -81,6 +81,13 @@ Deno.test("ls: names, a tree, a command for each", async () => {
   await using rig = await makeDevices();
   assertEquals(await rig.ok("ls", "-o", "devname"), "a\t(a)\nb\t(b)\n");
   assertEquals(await rig.ok("ls", "--exec", "echo is"), "is a\nis b\n");
+  const failed = await rig.pcache("ls", "--exec", "test a =");
+  assertEquals(
+    failed.stderr,
+    "pcache: ls on b failed: test ended with status 1\nCommand failed.\n",
+  );
+  const missing = await rig.pcache("ls", "--exec", "/none");
+  assertStringIncludes(missing.stderr, "pcache: ls on a failed: /none: command not found\n");
   const tree = await rig.ok("ls", "--tree", "-o", "ascii,blkdevname,uuid");
   assertMatch(
     tree,

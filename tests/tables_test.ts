@@ -11,7 +11,7 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
-import { isRunning, MIB, Rig, until } from "./device.ts";
+import { isRunning, MIB, must, Rig, until } from "./device.ts";
 import { NbdClient, NbdError } from "./nbd_client.ts";
 
 const CACHE_BYTES = 512 * MIB;
@@ -298,6 +298,7 @@ Deno.test("rename moves a device, its sockets, and what is connected to them", a
     await using late = await NbdClient.connect(uri);
     assertEquals(await late.read(0, 4096), bytesOf(7));
   }
+  assertStringIncludes(await must("nbdinfo", "--list", uri), 'export="e"');
   await rig.ok("rename", "e", "--setuuid", "U-7");
   assertStringIncludes(await rig.ok("info", "-u", "U-7"), "Name:              e\n");
   const refused: [args: string[], why: string][] = [

@@ -16,7 +16,7 @@ import * as nbd from "./protocol.ts";
 export interface Export {
   /** The device's name. Clients may name it, or leave the name empty. */
   name: string;
-  readonly description: string;
+  description: string;
   readonly size_bytes: number;
   /** Longest read and longest write: at most `MAX_REQUEST_BYTES`. */
   readonly max_request_bytes: number;
