@@ -91,11 +91,28 @@ export class KeySums {
     return this.#arena.words[this.#run[seg]! + at * ENTRY_WORDS]!;
   }
 
-  /** How many entries sort at or before `order`. Keys come nearly in order: the last one is looked at first. */
+  /**
+   * How many entries sort at or before `order`. Keys come nearly in order: the last one is looked at first. They are mostly of one
+   * length: the next one looked at is the one that would be right then, and from there on others in growing steps.
+   */
   #upperBound(seg: number, order: number): number {
     let high = this.#count[seg]!;
-    if (high === 0 || this.#orderAt(seg, high - 1) <= order) return high;
+    if (high === 0) return 0;
+    const last = this.#orderAt(seg, high - 1);
+    if (last <= order) return high;
     let low = 0;
+    let at = Math.floor((order / last) * (high - 1));
+    const goes_up = this.#orderAt(seg, at) <= order;
+    for (let step = 1; low <= at && at < high; step *= 4) {
+      if ((this.#orderAt(seg, at) <= order) !== goes_up) {
+        if (goes_up) high = at;
+        else low = at + 1;
+        break;
+      }
+      if (goes_up) low = at + 1;
+      else high = at;
+      at += goes_up ? step : -step;
+    }
     while (low < high) {
       const middle = (low + high) >>> 1;
       if (this.#orderAt(seg, middle) <= order) low = middle + 1;

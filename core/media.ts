@@ -95,8 +95,8 @@ export class OpenedCache {
   readonly data_bytes: number;
   /** Cache segment of each device segment, or `NO_SEGMENT`: the inverse of `chain`. */
   readonly #cache_seg_of: Uint32Array;
-  readonly #first_data_addr: number;
-  readonly #segment_bytes: number;
+  /** Address of each cache segment's data area. */
+  readonly #data_addrs: Float64Array;
 
   constructor(
     memory: Memory,
@@ -115,8 +115,7 @@ export class OpenedCache {
     this.key_tail = new PositionSlots(memory, KEY_TAIL_ADDR, "key tail");
     this.dirty_tail = new PositionSlots(memory, DIRTY_TAIL_ADDR, "dirty tail");
     this.data_bytes = dataBytes(geometry);
-    this.#first_data_addr = segmentAddr(geometry, 0) + DATA_OFF_BYTES;
-    this.#segment_bytes = geometry.segment_bytes;
+    this.#data_addrs = new Float64Array(info.n_segs);
   }
 
   /** Number of cache segments. */
@@ -129,7 +128,7 @@ export class OpenedCache {
 
   /** Address of byte `off` of the data area of cache segment `seg`. */
   dataAddr(seg: number, off: number): number {
-    return this.#first_data_addr + this.chain[seg]! * this.#segment_bytes + off;
+    return this.#data_addrs[seg]! + off;
   }
 
   /** The cache segment that the address lies in. */
@@ -151,6 +150,7 @@ export class OpenedCache {
     if (this.#cache_seg_of[device_seg] !== NO_SEGMENT) return false;
     this.#cache_seg_of[device_seg] = seg;
     this.chain[seg] = device_seg;
+    this.#data_addrs[seg] = segmentAddr(this.geometry, device_seg) + DATA_OFF_BYTES;
     return true;
   }
 }
