@@ -6,6 +6,7 @@
 
 import { CONTROL_SOCKET } from "../io/device_config.ts";
 import { callControl } from "../io/control_client.ts";
+import { V8_FLAGS } from "../io/runtime.ts";
 import { run, until } from "../tests/device.ts";
 
 const MAIN = new URL("../cli/main.ts", import.meta.url).pathname;
@@ -91,7 +92,16 @@ export function startContender(id: ContenderId, place: Place, sizes: Sizes): Pro
     case "pcache_file_crc":
       return startPcache(id, name, place, sizes);
     case "bare":
-      return serve(Deno.execPath(), "run", "-A", "--no-prompt", BARE, socket, memoryFile());
+      return serve(
+        Deno.execPath(),
+        "run",
+        "-A",
+        "--no-prompt",
+        V8_FLAGS,
+        BARE,
+        socket,
+        memoryFile(),
+      );
     case "nbdkit_memory":
       return serve(...nbdkit, "memory", `${sizes.device_bytes}`);
     case "nbdkit_file":

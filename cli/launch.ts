@@ -6,6 +6,7 @@
 
 import { CacheError } from "../core/errors.ts";
 import type { DeviceEvent } from "../io/device_config.ts";
+import { V8_FLAGS } from "../io/runtime.ts";
 import { clearLeftovers } from "../io/run_dir.ts";
 import type { Order } from "./device_process.ts";
 import { DeviceProcessError } from "./failure.ts";
@@ -54,7 +55,7 @@ function start() {
   const is_one_file = Deno.build.standalone || Deno.mainModule.startsWith("data:");
   const args = is_one_file
     ? [DEVICE_PROCESS]
-    : ["run", "--allow-all", "--no-prompt", "--quiet", Deno.mainModule, DEVICE_PROCESS];
+    : ["run", "--allow-all", "--no-prompt", "--quiet", V8_FLAGS, Deno.mainModule, DEVICE_PROCESS];
   return new Deno.Command(Deno.execPath(), {
     args,
     cwd: "/", // so that it keeps no file system busy

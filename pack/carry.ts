@@ -20,6 +20,7 @@
  */
 
 import { DEVICE_PROCESS } from "../cli/verbs.ts";
+import { V8_FLAGS } from "../io/runtime.ts";
 import { Elf } from "./elf.ts";
 import { makeStub } from "./stub.ts";
 
@@ -40,6 +41,7 @@ const RUNTIME_ARGS = [
   "--no-npm",
   "--no-remote",
   "--no-code-cache",
+  V8_FLAGS,
   "--quiet",
 ];
 /** A DENO_DIR that cannot be made, so that Deno keeps what it would put there in memory. */

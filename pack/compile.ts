@@ -9,6 +9,7 @@
 
 import { parseArgs } from "@std/cli/parse-args";
 import config from "../deno.json" with { type: "json" };
+import { V8_FLAGS } from "../io/runtime.ts";
 import { carry } from "./carry.ts";
 import { ElfError } from "./elf.ts";
 
@@ -33,7 +34,7 @@ function deno(...args: string[]): { success: boolean; stdout: string; stderr: st
 
 /** Lets `deno compile` make the file. Returns why it could not, or null. */
 function denoCompile(path: string): string | null {
-  const flags = ["--allow-all", "--no-prompt", "--no-check", "--quiet", "--output", path];
+  const flags = ["--allow-all", "--no-prompt", "--no-check", "--quiet", V8_FLAGS, "--output", path];
   const { success, stderr } = deno("compile", ...flags, "cli/main.ts");
   if (success) return null;
   const [text] = stderr.split("Stack backtrace:");
