@@ -5,6 +5,7 @@
  * @module
  */
 
+import { CLEAN, type RangeStates } from "../core/range_states.ts";
 import type { NbdEngine } from "../io/nbd/ports.ts";
 
 const NONE = -1;
@@ -59,6 +60,12 @@ export class BareEngine implements NbdEngine {
 
   beginWrite(off_bytes: number, len_bytes: number): number {
     return this.#begin(off_bytes, len_bytes, this.#placed);
+  }
+
+  /** Everything is in what would be the cache. */
+  listRangeStates(off_bytes: number, len_bytes: number, into: RangeStates): void {
+    into.count = 0;
+    into.add(off_bytes + len_bytes, CLEAN);
   }
 
   beginFlush(): number {

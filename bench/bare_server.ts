@@ -42,6 +42,7 @@ function serve(socket_path: string, file_path: string): never {
       size_bytes: file.size_bytes,
       max_request_bytes: 32 * 1024 * 1024,
       read_only: false,
+      is_rotational: false,
       is_failing: false,
     },
     listener: { fd: sockets.listenUnix(socket_path), tcp: false },

@@ -26,6 +26,7 @@ import { Latencies, type LatencyReport } from "./latencies.ts";
 import { Log, STAGED_KEYS } from "./log.ts";
 import type { OpenedCache } from "./media.ts";
 import type { Backing, Memory } from "./platform.ts";
+import { listRangeStates, type RangeStates } from "./range_states.ts";
 import { Reads } from "./reads.ts";
 import { replay, type Replayed } from "./replay.ts";
 import {
@@ -269,6 +270,11 @@ export class Engine {
    */
   payloadLost(slot: number): void {
     this.#writes.lost(slot);
+  }
+
+  /** What the cache holds of a range of the cached device: fills `into`, with the start of the range at least. */
+  listRangeStates(off_bytes: number, len_bytes: number, into: RangeStates): void {
+    listRangeStates(this.#state.index, off_bytes, len_bytes, into);
   }
 
   /** How an answered request ended: 0 or an error number. */

@@ -265,6 +265,7 @@ class Device {
       size_bytes: engine.size_bytes,
       max_request_bytes: engine.max_request_bytes,
       read_only: config.read_only,
+      is_rotational: parts.backing.is_rotational,
       is_failing: false,
     };
     this.#nbd = new NbdServer({

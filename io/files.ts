@@ -156,6 +156,20 @@ function daxSize(stat: Statx): number | undefined {
   }
 }
 
+/** Whether a block device, or the one that a file's system is on, is a disk that turns, as far as Linux knows. */
+export function isRotational(number: { readonly major: number; readonly minor: number }): boolean {
+  const sys = `/sys/dev/block/${number.major}:${number.minor}`;
+  // A partition has no queue, its disk has; tmpfs and its like are on no device at all.
+  for (const queue of [`${sys}/queue`, `${sys}/../queue`]) {
+    try {
+      return Deno.readTextFileSync(`${queue}/rotational`).trim() === "1";
+    } catch (e) {
+      if (!(e instanceof Deno.errors.NotFound)) throw e;
+    }
+  }
+  return false;
+}
+
 /** What a path leads to, before it is opened: opening a tape, terminal or FIFO is not without effect. */
 function look(role: Role, path: string): { kind: DeviceFile["kind"]; identity: string } {
   let info;

@@ -37,6 +37,7 @@ import {
   CMD_FLUSH,
   CMD_READ,
   CMD_WRITE,
+  FLAG_ROTATIONAL,
   FLAG_SEND_FLUSH,
   REQUEST_BYTES,
   REQUEST_MAGIC,
@@ -223,6 +224,11 @@ export class NbdBacking implements LoopBacking {
       while (this.#ring.next()) this.handle(this.#ring.user & 0xffffff, this.#ring.result, NOBODY);
       link.checkDeadline(performance.now());
     }
+  }
+
+  /** What the server said of its export. */
+  get is_rotational(): boolean {
+    return (this.#link.remote!.flags & FLAG_ROTATIONAL) !== 0;
   }
 
   /** Only the first `size_bytes` are used from now on. */

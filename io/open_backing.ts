@@ -10,7 +10,7 @@ import { isNbdUri, parseNbdUri } from "../core/nbd_uri.ts";
 import type { Arena } from "./arena.ts";
 import { FileBacking, type LoopBacking } from "./backing.ts";
 import type { DeviceNumber } from "./control_protocol.ts";
-import { closeDevice, type DeviceFile, openDevice } from "./files.ts";
+import { closeDevice, type DeviceFile, isRotational, openDevice } from "./files.ts";
 import { NbdBacking } from "./nbd_backing.ts";
 import type { Ring } from "./ring.ts";
 import * as sockets from "./sockets.ts";
@@ -31,6 +31,8 @@ export interface OpenedBacking {
   readonly device: LoopBacking;
   /** null: it is on a server and has none. */
   readonly number: DeviceNumber | null;
+  /** It is a disk that turns, or lies on one, as far as anybody knows. */
+  readonly is_rotational: boolean;
   readonly length_sectors: number;
 }
 
@@ -60,7 +62,8 @@ function openFile(
   const used_file = { ...file, size_bytes: length_sectors * SECTOR_BYTES };
   const device = new FileBacking(arena, used_file, ring, user_kind);
   cleanup.defer(() => device.close());
-  return { device, number: { major: file.major, minor: file.minor }, length_sectors };
+  const number = { major: file.major, minor: file.minor };
+  return { device, number, is_rotational: isRotational(number), length_sectors };
 }
 
 function openExport(
@@ -84,7 +87,7 @@ function openExport(
   cleanup.defer(() => device.close());
   const length_sectors = sectorsOf(device.size_bytes);
   device.restrict(length_sectors * SECTOR_BYTES);
-  return { device, number: null, length_sectors };
+  return { device, number: null, is_rotational: device.is_rotational, length_sectors };
 }
 
 /** Socket addresses of a server. A host's name is looked up once: it means the same as long as the device lives. */

@@ -62,13 +62,16 @@ Deno.test("nbdinfo sees the export, its size, its block sizes and what it can do
   assertEquals(seen["block_size_minimum"], 512);
   assertEquals(seen["block_size_preferred"], 4096);
   assertEquals(seen["block_size_maximum"], 32 * MIB);
-  for (const ability of ["can_flush", "can_fua", "can_multi_conn"]) {
+  for (const ability of ["can_flush", "can_fua", "can_multi_conn", "can_cache", "can_df"]) {
     assertEquals(seen[ability], true, ability);
   }
-  for (const ability of ["is_read_only", "can_trim", "can_zero", "can_cache", "can_df"]) {
+  for (const ability of ["is_read_only", "can_trim", "can_zero"]) {
     assertEquals(seen[ability], false, ability);
   }
-  assertMatch(await must("nbdinfo", "--list", uri), /^export="d":/m);
+  const listed = await must("nbdinfo", "--list", uri);
+  assertMatch(listed, /^export="d":/m);
+  assertMatch(listed, /^\tdescription: pcache device d$/m);
+  assertMatch(listed, /^\tcontexts:\n\t\tbase:allocation\n\t\tpcache:dirty$/m);
 });
 
 Deno.test("nbdinfo sees that a read-only device is one, and cannot write", async () => {

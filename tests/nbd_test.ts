@@ -18,7 +18,9 @@ import {
   optionMessage,
   RawConnection,
   REP,
+  REQ_ONE,
   requestMessage,
+  type Style,
 } from "./nbd_client.ts";
 import { Random } from "./random.ts";
 
@@ -61,6 +63,7 @@ function assertSame(a: Uint8Array, b: Uint8Array, what: string): void {
   assertEquals(Buffer.compare(a, b), 0, what);
 }
 
+const STYLES: Style[] = ["simple", "structured", "extended"];
 const LOOPS = ["io_uring", "poll"];
 
 for (const loop of LOOPS) {
@@ -70,8 +73,14 @@ for (const loop of LOOPS) {
     const { rig, uri } = await makeDevice(env);
     await using _ = rig;
     await t.step("the socket is the owner's alone", () => checkMode(uri));
-    await t.step("options", () => checkOptions(uri));
-    await t.step("a reader and writer of any alignment", () => checkContent(uri, 4));
+    await t.step("options", () => checkOptions({ rig, uri }));
+    for (const style of STYLES) {
+      await t.step(
+        `${style}: a reader and writer of any alignment`,
+        () => checkContent(uri, 4, style),
+      );
+    }
+    await t.step("metadata contexts and CACHE", () => checkStatus(uri));
     await t.step("refused requests", () => checkRefused(uri));
     await t.step("flush on one connection covers writes on another", () => checkFlush(uri));
     await rig.ok("remove", "d");
@@ -127,21 +136,43 @@ function checkMode(uri: string): void {
   assertEquals(Deno.statSync(path).mode! & 0o777, 0o600);
 }
 
-async function checkOptions(uri: string): Promise<void> {
+/** Whether the disk that a file is on turns, as far as Linux knows. */
+function isRotational(path: string): boolean {
+  const { dev } = Deno.statSync(path);
+  const number = `${(dev >> 8) & 0xfff}:${(dev & 0xff) | ((dev >> 12) & 0xfff00)}`;
+  const queues = ["queue", "../queue"].map((queue) => `/sys/dev/block/${number}/${queue}`);
+  for (const queue of queues) {
+    try {
+      return Deno.readTextFileSync(`${queue}/rotational`) === "1\n";
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    }
+  }
+  return false;
+}
+
+async function checkOptions({ rig, uri }: Place): Promise<void> {
+  // HAS_FLAGS, SEND_FLUSH, SEND_FUA, CAN_MULTI_CONN, SEND_CACHE; ROTATIONAL.
+  const flags = 0x50d + (isRotational(rig.path("backing")) ? 0x10 : 0);
   const negotiation = await NbdNegotiation.open(uri);
-  for (const option of [OPT.STARTTLS, 8, 10, 12345]) {
+  for (const option of [OPT.STARTTLS, 4, 12345]) {
     assertEquals((await negotiation.option(option)).type, UNSUP);
   }
   assertEquals((await negotiation.option(OPT.LIST, new Uint8Array(1))).type, INVALID);
   const list = await negotiation.option(OPT.LIST);
-  assertEquals(list.data.map((d) => new TextDecoder().decode(d.data.subarray(4))), ["d"]);
+  assertEquals(list.data.map((d) => new TextDecoder().decode(d.data.subarray(4))), [
+    "dpcache device d",
+  ]);
   assertEquals((await negotiation.ask(OPT.INFO, "other", [])).type, UNKNOWN);
   const types = [INFO.NAME, INFO.DESCRIPTION, INFO.BLOCK_SIZE];
   for (const option of [OPT.INFO, OPT.GO]) {
     const outcome = await negotiation.ask(option, "d", types);
     assertEquals(outcome.type, REP.ACK);
     const infos = new Map(outcome.data.map(({ data }) => [data[1], data.subarray(2)]));
-    assertEquals(infos.get(INFO.EXPORT)?.toHex(), "0000000040000000" + "010d");
+    assertEquals(
+      infos.get(INFO.EXPORT)?.toHex(),
+      "0000000040000000" + flags.toString(16).padStart(4, "0"),
+    );
     assertEquals(new TextDecoder().decode(infos.get(INFO.NAME)), "d");
     assertEquals(infos.get(INFO.BLOCK_SIZE)?.toHex(), "00000200" + "00001000" + "02000000");
   }
@@ -153,20 +184,20 @@ async function checkOptions(uri: string): Promise<void> {
   aborting.raw.close();
 
   const old = await NbdNegotiation.open(uri);
-  assertEquals(await old.exportName(""), { size_bytes: GIB, flags: 0x10d });
+  assertEquals(await old.exportName(""), { size_bytes: GIB, flags });
   await old.raw.send(requestMessage(CMD.READ, 5, 0, 512, 0));
   assertEquals((await old.raw.take(16 + 512))[15], 5);
   old.raw.close();
 }
 
 /** Random requests of several clients in parts of the device of their own, against plain arrays. */
-async function checkContent(uri: string, clients: number): Promise<void> {
+async function checkContent(uri: string, clients: number, style: Style = "simple"): Promise<void> {
   const part_bytes = 48 * MIB;
   const work = async (index: number) => {
     const random = new Random(100 + index);
     const base = index * part_bytes + 12345;
     const model = new Uint8Array(part_bytes - 20_000);
-    await using client = await NbdClient.connect(uri);
+    await using client = await NbdClient.connect(uri, style);
     // Another device test may have been here: the part begins as zeroes.
     for (let at = 0; at < model.length; at += MAX_BYTES) {
       await client.write(base + at, model.subarray(at, Math.min(at + MAX_BYTES, model.length)));
@@ -188,6 +219,36 @@ async function checkContent(uri: string, clients: number): Promise<void> {
     assertSame(whole, model.subarray(0, MAX_BYTES), `client ${index}: everything`);
   };
   await Promise.all(Array.from({ length: clients }, (_, index) => work(index)));
+}
+
+/** Whatever was written or read before: this range was not. */
+const FRESH = 512 * MIB;
+
+async function checkStatus(uri: string): Promise<void> {
+  const contexts = ["base:allocation", "pcache:dirty"];
+  for (const [nth, style] of (["structured", "extended"] as const).entries()) {
+    const at = FRESH + nth * 16 * MIB;
+    await using client = await NbdClient.connect(uri, style, contexts);
+    const dirty = async () => (await client.blockStatus(at, 8 * MIB)).get("pcache:dirty");
+    assertEquals(await dirty(), [{ len_bytes: 8 * MIB, flags: 0 }]);
+    await client.write(at + MIB, new Uint8Array(8192));
+    await client.cache(at + 2 * MIB, 4096);
+    await until("what was prefetched is there", async () => (await dirty())!.length === 5);
+    const [before, written, between, prefetched, after] = (await dirty())!;
+    assertEquals([before, between, prefetched, after], [
+      { len_bytes: MIB, flags: 0 },
+      { len_bytes: MIB - 8192, flags: 0 },
+      { len_bytes: 4096, flags: 1 },
+      { len_bytes: 6 * MIB - 4096, flags: 0 },
+    ]);
+    // Dirty until it has been written back, clean then.
+    assert(written!.len_bytes === 8192 && (written!.flags === 3 || written!.flags === 1));
+    const one = await client.blockStatus(at + MIB + 512, 8 * MIB, REQ_ONE);
+    assertEquals(one.get("pcache:dirty")!.map((e) => e.len_bytes), [8192 - 512]);
+    assertEquals(one.get("base:allocation"), [{ len_bytes: 8 * MIB, flags: 0 }]);
+    const refused = await assertRejects(() => client.cache(GIB - 512, 513), NbdError);
+    assertEquals([refused.errno, refused.text], [EINVAL, "past the end of the device"]);
+  }
 }
 
 async function checkRefused(uri: string): Promise<void> {

@@ -16,21 +16,23 @@
  */
 
 import { assert } from "../../core/assert.ts";
-import { OK } from "../../core/errors.ts";
+import { NO_FAILURE } from "./failures.ts";
 import { Handshake } from "./handshake.ts";
 import type { Hub } from "./hub.ts";
 import { Iovecs } from "./iovecs.ts";
 import {
+  CMD_BLOCK_STATUS,
+  CMD_CACHE,
   CMD_DISC,
   CMD_FLAG_FUA,
+  CMD_FLAG_REQ_ONE,
   CMD_READ,
   CMD_WRITE,
   MAX_SKIPPED_BYTES,
-  REQUEST_BYTES,
-  REQUEST_MAGIC,
 } from "./protocol.ts";
-import { validateRequest } from "./request.ts";
+import { lacksPayload, payloadBytes, validateRequest } from "./request.ts";
 import { Sender } from "./sender.ts";
+import { EXTENDED, PLAIN_SESSION, requestBytes, requestMagic } from "./session.ts";
 
 /** Free: not in use. Dead: waiting for what is under way to end. */
 export const enum State {
@@ -88,6 +90,10 @@ export class Connection {
   readonly #recv_view: DataView;
   readonly #places: Iovecs;
   #handshake: Handshake;
+  #session = PLAIN_SESSION;
+  #is_extended = false;
+  #request_magic = 0;
+  #request_bytes = 0;
   #fd = NONE;
   #receiving = false;
   #direct = false;
@@ -115,7 +121,7 @@ export class Connection {
     this.#recv_addr = addr;
     this.#recv = new Uint8Array(hub.arena.bytes.buffer, addr, RECV_BYTES);
     this.#recv_view = new DataView(hub.arena.bytes.buffer, addr, RECV_BYTES);
-    this.#sender = new Sender(hub.arena, addr + RECV_BYTES, hub.engine);
+    this.#sender = new Sender(hub, addr + RECV_BYTES);
     const places_addr = addr + RECV_BYTES + Sender.SIZE_BYTES;
     this.#places = new Iovecs(hub.arena, places_addr, RECV_IOVECS);
     this.#handshake = new Handshake(hub.served);
@@ -198,10 +204,7 @@ export class Connection {
       this.#settle();
       return;
     }
-    const cookie0 = hub.slot_cookies[2 * slot]!;
-    const cookie1 = hub.slot_cookies[2 * slot + 1]!;
-    const has_payload = hub.slot_is_read[slot] === 1;
-    this.#sender.push(cookie0, cookie1, hub.engine.error(slot), slot, has_payload);
+    this.#sender.pushAnswer(slot);
     if (slot === this.#write_slot) this.#placeRefused();
     this.marked = true;
   }
@@ -281,7 +284,7 @@ export class Connection {
 
   /** Of a suspended device's client nothing is taken but its leave. */
   #heldStep(): boolean {
-    const has_header = this.#mode === Mode.HEADER && this.#filled - this.#at >= REQUEST_BYTES;
+    const has_header = this.#mode === Mode.HEADER && this.#filled - this.#at >= this.#request_bytes;
     if (has_header && this.#recv_view.getUint16(this.#at + 6) === CMD_DISC) {
       this.state = State.FINISH;
     }
@@ -308,17 +311,27 @@ export class Connection {
       this.#sender.startRaw(step.reply);
       this.#send();
     }
-    if (step.then === "serve") this.state = State.SERVE;
+    if (step.then === "serve") this.#beginServing();
     if (step.then === "close") this.state = State.FINISH;
     return true;
   }
 
+  #beginServing(): void {
+    const { session } = this.#handshake;
+    this.#session = session;
+    this.#is_extended = session.style === EXTENDED;
+    this.#request_magic = requestMagic(session.style);
+    this.#request_bytes = requestBytes(session.style);
+    this.#sender.useStyle(session.style);
+    this.state = State.SERVE;
+  }
+
   /** Begins the request at `#at`. False: more bytes are needed, or others have to end first. */
   #takeRequest(): boolean {
-    if (this.#filled - this.#at < REQUEST_BYTES) return false;
+    if (this.#filled - this.#at < this.#request_bytes) return false;
     const view = this.#recv_view;
     const at = this.#at;
-    if (view.getUint32(at) !== REQUEST_MAGIC) {
+    if (view.getUint32(at) !== this.#request_magic) {
       this.kill();
       return false;
     }
@@ -326,34 +339,62 @@ export class Connection {
     const flags = view.getUint16(at + 4);
     const type = view.getUint16(at + 6);
     const off_bytes = view.getUint32(at + 16) * 0x100000000 + view.getUint32(at + 20);
-    const len_bytes = view.getUint32(at + 24);
+    const len_bytes = this.#is_extended
+      ? view.getUint32(at + 24) * 0x100000000 + view.getUint32(at + 28)
+      : view.getUint32(at + 24);
     if (type === CMD_DISC) {
       this.state = State.FINISH;
       return false;
     }
-    const errno = validateRequest(type, flags, off_bytes, len_bytes, this.#hub.served);
-    if (errno !== OK) return this.#refuse(type, len_bytes, errno);
-    return this.#begin(type, off_bytes, len_bytes, (flags & CMD_FLAG_FUA) !== 0);
-  }
-
-  #refuse(type: number, len_bytes: number, errno: number): boolean {
-    if (type === CMD_WRITE && len_bytes > MAX_SKIPPED_BYTES) {
+    if (lacksPayload(type, flags, this.#session)) {
       this.kill();
       return false;
     }
-    this.#sender.push(this.#cookie(0), this.#cookie(1), errno, NONE, false);
-    this.active += 1;
-    this.#at += REQUEST_BYTES;
-    if (type === CMD_WRITE && len_bytes > 0) {
-      this.#mode = Mode.SKIP;
-      this.#left_bytes = len_bytes;
+    const session = this.#session;
+    const failed = validateRequest(type, flags, off_bytes, len_bytes, this.#hub.served, session);
+    if (failed !== NO_FAILURE) return this.#refuse(type, flags, len_bytes, failed);
+    if (type === CMD_BLOCK_STATUS) return this.#tellStatus(flags, off_bytes, len_bytes);
+    return this.#begin(type, off_bytes, len_bytes, (flags & CMD_FLAG_FUA) !== 0);
+  }
+
+  /** Answers with an error and skips the payload. One that is longer than anybody sends ends the connection. */
+  #refuse(type: number, flags: number, len_bytes: number, failed: number): boolean {
+    const payload_bytes = payloadBytes(type, flags, len_bytes, this.#session);
+    if (payload_bytes > this.#maxSkippedBytes()) {
+      this.kill();
+      return false;
     }
+    this.#sender.pushFailure(this.#requestWords(), failed);
+    this.active += 1;
+    this.#at += this.#request_bytes;
+    if (payload_bytes > 0) {
+      this.#mode = Mode.SKIP;
+      this.#left_bytes = payload_bytes;
+    }
+    return true;
+  }
+
+  /** "Extended request message": a server should not take a payload that is longer than what it has announced. */
+  #maxSkippedBytes(): number {
+    return this.#is_extended ? this.#hub.served.max_request_bytes : MAX_SKIPPED_BYTES;
+  }
+
+  /** Answers a BLOCK_STATUS request: what is known now, without the engine's doing. */
+  #tellStatus(flags: number, off_bytes: number, len_bytes: number): boolean {
+    if (!this.#sender.has_status_room) return this.#stall();
+    const { engine, states } = this.#hub;
+    engine.listRangeStates(off_bytes, len_bytes, states);
+    if ((flags & CMD_FLAG_REQ_ONE) !== 0) states.count = 1;
+    const words = this.#requestWords();
+    this.#sender.pushStatus(words, this.#session, off_bytes, len_bytes, states);
+    this.active += 1;
+    this.#at += this.#request_bytes;
     return true;
   }
 
   #begin(type: number, off_bytes: number, len_bytes: number, fua: boolean): boolean {
     const hub = this.#hub;
-    const slot = type === CMD_READ
+    const slot = type === CMD_READ || type === CMD_CACHE
       ? hub.engine.beginRead(off_bytes, len_bytes)
       : type === CMD_WRITE
       ? hub.engine.beginWrite(off_bytes, len_bytes, fua)
@@ -361,11 +402,11 @@ export class Connection {
     if (slot === NONE) return this.#stall();
     hub.fed = true;
     hub.slot_owner[slot] = this.index;
-    hub.slot_cookies[2 * slot] = this.#cookie(0);
-    hub.slot_cookies[2 * slot + 1] = this.#cookie(1);
-    hub.slot_is_read[slot] = type === CMD_READ ? 1 : 0;
+    hub.slot_type[slot] = type;
+    hub.slot_bytes[slot] = len_bytes;
+    this.#copyWords(hub.slot_words, 4 * slot);
     this.active += 1;
-    this.#at += REQUEST_BYTES;
+    this.#at += this.#request_bytes;
     if (type === CMD_WRITE) {
       this.#write_slot = slot;
       this.#left_bytes = len_bytes;
@@ -376,9 +417,20 @@ export class Connection {
     return true;
   }
 
-  /** A word of the cookie of the request at `#at`, in the host's order whatever that is: it is never looked at. */
-  #cookie(word: number): number {
-    return this.#recv_view.getUint32(this.#at + 8 + 4 * word, true);
+  /** Cookie and offset of the request at `#at`, as the words that replies carry; valid until it is called again. */
+  #requestWords(): Uint32Array {
+    this.#copyWords(this.#hub.request_words, 0);
+    return this.#hub.request_words;
+  }
+
+  /** Copies them in the host's order, whatever that is: they are never looked at. */
+  #copyWords(to: Uint32Array, at: number): void {
+    const view = this.#recv_view;
+    const from = this.#at + 8;
+    to[at] = view.getUint32(from, true);
+    to[at + 1] = view.getUint32(from + 4, true);
+    to[at + 2] = view.getUint32(from + 8, true);
+    to[at + 3] = view.getUint32(from + 12, true);
   }
 
   #stall(): boolean {

@@ -8,6 +8,7 @@
 import { Buffer } from "node:buffer";
 import { assert } from "../../core/assert.ts";
 import { EIO, OK } from "../../core/errors.ts";
+import { NOT_CACHED, type RangeStates } from "../../core/range_states.ts";
 import type { NbdArena, NbdEngine, NbdRing, NbdSockets } from "./ports.ts";
 
 /** Numbers from a seed (mulberry32): `next(n)` is 0..n-1. */
@@ -292,6 +293,9 @@ interface FakeRequest {
   pieces: number[];
 }
 
+/** So much of the fake cached device is in one state. */
+export const STATE_BYTES = 3000;
+
 /** What an unused window of the fake engine is full of. */
 const UNUSED = 0xdd;
 
@@ -422,6 +426,18 @@ export class FakeEngine implements NbdEngine {
       if (at >= 0) queue.splice(at, 1);
     }
     this.#free(slot);
+  }
+
+  /** States change every `STATE_BYTES`, in turn. */
+  listRangeStates(off_bytes: number, len_bytes: number, into: RangeStates): void {
+    assert(len_bytes > 0 && off_bytes + len_bytes <= this.size_bytes, "states of what is outside");
+    const end_bytes = off_bytes + len_bytes;
+    into.count = 0;
+    for (let at = off_bytes; at < end_bytes;) {
+      const nth = Math.floor(at / STATE_BYTES);
+      at = Math.min(end_bytes, (nth + 1) * STATE_BYTES);
+      if (!into.add(at, (NOT_CACHED + nth) % 3)) return;
+    }
   }
 
   error(slot: number): number {

@@ -11,6 +11,7 @@
  */
 
 import * as nbd from "./protocol.ts";
+import { CONTEXTS, EXTENDED, type Session, SIMPLE, STRUCTURED } from "./session.ts";
 
 /** What is served. */
 export interface Export {
@@ -22,14 +23,17 @@ export interface Export {
   readonly max_request_bytes: number;
   /** Writes are refused. A client that is connected already was told what held then. */
   read_only: boolean;
+  /** The backing device is a disk that turns. */
+  readonly is_rotational: boolean;
   /** Every request is answered with EIO. */
   is_failing: boolean;
 }
 
-/** The transmission flags of an export. */
-export function transmissionFlags(read_only: boolean): number {
+/** The transmission flags of an export, for a client with which `style` of replies was agreed on. */
+export function transmissionFlags(served: Export, style: number): number {
   return nbd.FLAG_HAS_FLAGS | nbd.FLAG_SEND_FLUSH | nbd.FLAG_SEND_FUA | nbd.FLAG_CAN_MULTI_CONN |
-    (read_only ? nbd.FLAG_READ_ONLY : 0);
+    nbd.FLAG_SEND_CACHE | (served.read_only ? nbd.FLAG_READ_ONLY : 0) |
+    (served.is_rotational ? nbd.FLAG_ROTATIONAL : 0) | (style === SIMPLE ? 0 : nbd.FLAG_SEND_DF);
 }
 
 /** What one message of the client led to. */
@@ -55,11 +59,18 @@ export class Handshake {
   #fixed = false;
   #no_zeroes = false;
   #options = 0;
+  #style = SIMPLE;
+  #contexts = 0;
   /** Bytes of an oversized option that are still to be skipped. */
   #skip_bytes = 0;
 
   constructor(served: Export) {
     this.#export = served;
+  }
+
+  /** What has been agreed on so far. */
+  get session(): Session {
+    return { style: this.#style, contexts: this.#contexts };
   }
 
   /** The server speaks first: both magics and the handshake flags. */
@@ -138,15 +149,23 @@ export class Handshake {
       case nbd.OPT_INFO:
       case nbd.OPT_GO:
         return this.#infoOrGo(option, data, consumed_bytes);
+      case nbd.OPT_STRUCTURED_REPLY:
+      case nbd.OPT_EXTENDED_HEADERS:
+        return goOn(consumed_bytes, this.#agreeOnStyle(option, data));
+      case nbd.OPT_LIST_META_CONTEXT:
+      case nbd.OPT_SET_META_CONTEXT:
+        return goOn(consumed_bytes, this.#metaContexts(option, data));
       default:
         return goOn(consumed_bytes, optionError(option, nbd.REP_ERR_UNSUP, "option not supported"));
     }
   }
 
   #exportName(data: DataView, consumed_bytes: number): Step {
-    if (!this.#isOurs(textOf(data))) return close(consumed_bytes, NOTHING);
+    // With extended headers only GO leads on ("NBD_OPT_EXTENDED_HEADERS").
+    const is_allowed = this.#style !== EXTENDED && this.#isOurs(textOf(data));
+    if (!is_allowed) return close(consumed_bytes, NOTHING);
     const out = new Writer(10 + 124);
-    out.u64(this.#export.size_bytes).u16(transmissionFlags(this.#export.read_only));
+    out.u64(this.#export.size_bytes).u16(this.#flags());
     if (!this.#no_zeroes) out.zeroes(124);
     return { consumed_bytes, reply: out.bytes(), then: "serve" };
   }
@@ -156,7 +175,9 @@ export class Handshake {
       return optionError(nbd.OPT_LIST, nbd.REP_ERR_INVALID, "LIST takes no data");
     }
     const name = encoder.encode(this.#export.name);
-    const entry = new Writer(4 + name.length).u32(name.length).raw(name).bytes();
+    const about = encoder.encode(this.#export.description);
+    const out = new Writer(4 + name.length + about.length);
+    const entry = out.u32(name.length).raw(name).raw(about).bytes();
     return concat([
       optionReply(nbd.OPT_LIST, nbd.REP_SERVER, entry),
       optionReply(nbd.OPT_LIST, nbd.REP_ACK, NOTHING),
@@ -190,8 +211,7 @@ export class Handshake {
     const out = new Writer(2 + 4096).u16(type);
     switch (type) {
       case nbd.INFO_EXPORT:
-        return out.u64(this.#export.size_bytes).u16(transmissionFlags(this.#export.read_only))
-          .bytes();
+        return out.u64(this.#export.size_bytes).u16(this.#flags()).bytes();
       case nbd.INFO_NAME:
         return out.raw(encoder.encode(this.#export.name)).bytes();
       case nbd.INFO_DESCRIPTION:
@@ -202,6 +222,54 @@ export class Handshake {
       default:
         return null;
     }
+  }
+
+  /** STRUCTURED_REPLY and EXTENDED_HEADERS. Each is agreed on once; the latter stands above the former. */
+  #agreeOnStyle(option: number, data: DataView): Uint8Array {
+    if (data.byteLength !== 0) {
+      return optionError(option, nbd.REP_ERR_INVALID, "the option takes no data");
+    }
+    const wanted = option === nbd.OPT_EXTENDED_HEADERS ? EXTENDED : STRUCTURED;
+    if (this.#style === wanted) {
+      return optionError(option, nbd.REP_ERR_INVALID, "this was agreed on before");
+    }
+    if (this.#style === EXTENDED) {
+      return optionError(option, nbd.REP_ERR_EXT_HEADER_REQD, "extended headers were agreed on");
+    }
+    this.#style = wanted;
+    return optionReply(option, nbd.REP_ACK, NOTHING);
+  }
+
+  /** LIST_META_CONTEXT and SET_META_CONTEXT. A SET that fails leaves nothing selected. */
+  #metaContexts(option: number, data: DataView): Uint8Array {
+    const is_set = option === nbd.OPT_SET_META_CONTEXT;
+    if (is_set) this.#contexts = 0;
+    if (this.#style === SIMPLE) {
+      const text = "structured replies or extended headers have to be agreed on before";
+      return optionError(option, nbd.REP_ERR_INVALID, text);
+    }
+    const asked = parseContextQuery(data);
+    if (typeof asked === "string") return optionError(option, nbd.REP_ERR_INVALID, asked);
+    if (asked.name.length > nbd.MAX_NAME_BYTES) {
+      const text = `export name: at most ${nbd.MAX_NAME_BYTES} bytes are taken`;
+      return optionError(option, nbd.REP_ERR_TOO_BIG, text);
+    }
+    if (!this.#isOurs(decoder.decode(asked.name))) {
+      return optionError(option, nbd.REP_ERR_UNKNOWN, "no such export");
+    }
+    const lists_all = !is_set && asked.queries.length === 0;
+    const parts: Uint8Array[] = [];
+    for (const { name, id } of CONTEXTS) {
+      if (!lists_all && !asked.queries.some((query) => isMatch(query, name, !is_set))) continue;
+      if (is_set) this.#contexts |= id;
+      const out = new Writer(4 + name.length).u32(is_set ? id : 0).raw(encoder.encode(name));
+      parts.push(optionReply(option, nbd.REP_META_CONTEXT, out.bytes()));
+    }
+    return concat([...parts, optionReply(option, nbd.REP_ACK, NOTHING)]);
+  }
+
+  #flags(): number {
+    return transmissionFlags(this.#export, this.#style);
   }
 
   #isOurs(name: string): boolean {
@@ -230,6 +298,39 @@ function parseInfoRequest(data: DataView): InfoRequest | string {
   const types = new Set<number>();
   for (let i = 0; i < count; i++) types.add(data.getUint16(6 + name_bytes + 2 * i));
   return { name: new Uint8Array(data.buffer, data.byteOffset + 4, name_bytes), types };
+}
+
+interface ContextQuery {
+  name: Uint8Array;
+  queries: string[];
+}
+
+/** Data of the meta context options: name length, name, number of queries, each with its length. A text says what is wrong. */
+function parseContextQuery(data: DataView): ContextQuery | string {
+  const end = data.byteLength;
+  if (end < 8) return `data: ${end} bytes, at least 8 wanted`;
+  const name_bytes = data.getUint32(0);
+  if (name_bytes > end - 8) {
+    return `length of the export name: ${name_bytes}, but ${end - 8} bytes are there`;
+  }
+  const name = new Uint8Array(data.buffer, data.byteOffset + 4, name_bytes);
+  const count = data.getUint32(4 + name_bytes);
+  const queries: string[] = [];
+  let at = 8 + name_bytes;
+  for (let i = 0; i < count; i++) {
+    const query_bytes = end - at < 4 ? Infinity : data.getUint32(at);
+    if (query_bytes > end - at - 4) return `query ${i + 1} of ${count}: the data ends in it`;
+    const query = textOf(new DataView(data.buffer, data.byteOffset + at + 4, query_bytes));
+    if (!query.includes(":")) return `query ${i + 1} of ${count}: a namespace and a colon wanted`;
+    queries.push(query);
+    at += 4 + query_bytes;
+  }
+  return at === end ? { name, queries } : `data: ${end} bytes, ${at} wanted`;
+}
+
+/** Whether a query means a context: by its name, or for a list by its namespace and colon alone. */
+function isMatch(query: string, name: string, is_list: boolean): boolean {
+  return query === name || (is_list && query === name.slice(0, name.indexOf(":") + 1));
 }
 
 function goOn(consumed_bytes: number, reply: Uint8Array): Step {

@@ -1,6 +1,7 @@
 import { assertEquals, assertNotEquals } from "@std/assert";
 import { type Export, Handshake, transmissionFlags } from "./handshake.ts";
 import * as nbd from "./protocol.ts";
+import { EXTENDED, type Session, SIMPLE, STRUCTURED } from "./session.ts";
 
 const SERVED: Export = {
   name: "fast",
@@ -8,6 +9,7 @@ const SERVED: Export = {
   size_bytes: 5 * 2 ** 32 + 512,
   max_request_bytes: 2 ** 25,
   read_only: false,
+  is_rotational: false,
   is_failing: false,
 };
 
@@ -35,6 +37,7 @@ interface Outcome {
   replies: string[];
   end: "continue" | "serve" | "close";
   unread_bytes: number;
+  session: Session;
 }
 
 /** Feeds the bytes in chunks of `chunk` until the handshake ends or wants more. */
@@ -46,7 +49,10 @@ function converse(bytes: number[], chunk = bytes.length, served = SERVED): Outco
   for (;;) {
     const step = handshake.step(new Uint8Array(buffer));
     if (step === null) {
-      if (at === bytes.length) return { replies, end: "continue", unread_bytes: buffer.length };
+      if (at === bytes.length) {
+        const { session } = handshake;
+        return { replies, end: "continue", unread_bytes: buffer.length, session };
+      }
       buffer = buffer.concat(bytes.slice(at, at + chunk));
       at = Math.min(bytes.length, at + chunk);
       continue;
@@ -54,7 +60,8 @@ function converse(bytes: number[], chunk = bytes.length, served = SERVED): Outco
     buffer = buffer.slice(step.consumed_bytes);
     replies.push(...describe(step.reply));
     if (step.then === "continue") continue;
-    return { replies, end: step.then, unread_bytes: buffer.length + bytes.length - at };
+    const { session } = handshake;
+    return { replies, end: step.then, unread_bytes: buffer.length + bytes.length - at, session };
   }
 }
 
@@ -81,12 +88,20 @@ function hexOf(n: number): string {
   return n.toString(16);
 }
 
+function contexts(name: string, ...queries: string[]): number[] {
+  const counted = (s: string) => [...u32(encoder.encode(s).length), ...text(s)];
+  return [...counted(name), ...u32(queries.length), ...queries.flatMap(counted)];
+}
+
 const UNSUP = hexOf(nbd.REP_ERR_UNSUP);
 const INVALID = hexOf(nbd.REP_ERR_INVALID);
 const UNKNOWN = hexOf(nbd.REP_ERR_UNKNOWN);
 const TOO_BIG = hexOf(nbd.REP_ERR_TOO_BIG);
+const EXT_REQD = hexOf(nbd.REP_ERR_EXT_HEADER_REQD);
 const ACK = "1";
-const SIZE_AND_FLAGS = "0000000500000200" + "010d";
+const BASE = encoder.encode("base:allocation").toHex();
+const DIRTY = encoder.encode("pcache:dirty").toHex();
+const SIZE_AND_FLAGS = "0000000500000200" + "050d";
 const EXPORT = `3:0000${SIZE_AND_FLAGS}`;
 const NAME = `3:0001${encoder.encode("fast").toHex()}`;
 const DESCRIPTION = `3:0002${encoder.encode("a test").toHex()}`;
@@ -98,9 +113,13 @@ Deno.test("the server greets with its magics, fixed newstyle and no zeroes", () 
 });
 
 Deno.test("transmission flags", () => {
-  // HAS_FLAGS 1, SEND_FLUSH 4, SEND_FUA 8, CAN_MULTI_CONN 256, READ_ONLY 2.
-  assertEquals(transmissionFlags(false), 1 + 4 + 8 + 256);
-  assertEquals(transmissionFlags(true), 1 + 2 + 4 + 8 + 256);
+  // HAS_FLAGS 1, SEND_FLUSH 4, SEND_FUA 8, CAN_MULTI_CONN 256, SEND_CACHE 1024.
+  const always = 1 + 4 + 8 + 256 + 1024;
+  assertEquals(transmissionFlags(SERVED, SIMPLE), always);
+  assertEquals(transmissionFlags({ ...SERVED, read_only: true }, SIMPLE), always + 2);
+  assertEquals(transmissionFlags({ ...SERVED, is_rotational: true }, SIMPLE), always + 16);
+  assertEquals(transmissionFlags(SERVED, STRUCTURED), always + 128);
+  assertEquals(transmissionFlags(SERVED, EXTENDED), always + 128);
 });
 
 // [what, bytes after the client flags, replies, end]
@@ -128,15 +147,15 @@ const CASES: [string, number[], string[], Outcome["end"]][] = [
     "serve",
   ],
   [
-    "STARTTLS, STRUCTURED_REPLY, meta contexts",
-    [5, 8, 9, 10, 11, 0, 0xffffffff].flatMap((n) => option(n, [])),
-    new Array(7).fill(UNSUP),
+    "STARTTLS, PEEK_EXPORT, unknown options",
+    [5, 4, 12, 0, 0xffffffff].flatMap((n) => option(n, [])),
+    new Array(5).fill(UNSUP),
     "continue",
   ],
   [
     "LIST",
     option(nbd.OPT_LIST, []),
-    ["2:00000004" + encoder.encode("fast").toHex(), ACK],
+    ["2:00000004" + encoder.encode("fasta test").toHex(), ACK],
     "continue",
   ],
   ["LIST with data", option(nbd.OPT_LIST, [1]), [INVALID], "continue"],
@@ -224,4 +243,111 @@ Deno.test("a client without fixed newstyle may only name its export", () => {
   assertEquals(converse([...u32(0), ...option(nbd.OPT_EXPORT_NAME, [])]).end, "serve");
   assertEquals(converse([...u32(0), ...option(nbd.OPT_GO, named(""))]).end, "close");
   assertEquals(converse([...u32(0), ...option(77, [])]).end, "close");
+});
+
+const STRUCT = option(nbd.OPT_STRUCTURED_REPLY, []);
+const EXT = option(nbd.OPT_EXTENDED_HEADERS, []);
+const SET = nbd.OPT_SET_META_CONTEXT;
+const LIST = nbd.OPT_LIST_META_CONTEXT;
+
+// [what, bytes after the client flags, replies, style, contexts]
+const AGREED: [string, number[], string[], number, number][] = [
+  ["structured", STRUCT, [ACK], STRUCTURED, 0],
+  ["structured twice", [...STRUCT, ...STRUCT], [ACK, INVALID], STRUCTURED, 0],
+  ["structured with data", option(nbd.OPT_STRUCTURED_REPLY, [0]), [INVALID], SIMPLE, 0],
+  ["extended", EXT, [ACK], EXTENDED, 0],
+  ["extended after structured", [...STRUCT, ...EXT], [ACK, ACK], EXTENDED, 0],
+  ["structured after extended", [...EXT, ...STRUCT], [ACK, EXT_REQD], EXTENDED, 0],
+  ["extended twice", [...EXT, ...EXT], [ACK, INVALID], EXTENDED, 0],
+  ["extended with data", option(nbd.OPT_EXTENDED_HEADERS, [0]), [INVALID], SIMPLE, 0],
+  [
+    "contexts without structured replies",
+    [...option(SET, contexts("", "base:allocation")), ...option(LIST, contexts(""))],
+    [INVALID, INVALID],
+    SIMPLE,
+    0,
+  ],
+  [
+    "every context there is",
+    [...STRUCT, ...option(LIST, contexts("fast"))],
+    [ACK, `4:00000000${BASE}`, `4:00000000${DIRTY}`, ACK],
+    STRUCTURED,
+    0,
+  ],
+  [
+    "contexts by namespace, unknown ones, one twice",
+    [...STRUCT, ...option(LIST, contexts("", "pcache:", "qemu:", "pcache:dirty", "base:x"))],
+    [ACK, `4:00000000${DIRTY}`, ACK],
+    STRUCTURED,
+    0,
+  ],
+  [
+    "select both, one twice",
+    [...EXT, ...option(SET, contexts("fast", "pcache:dirty", "base:allocation", "pcache:dirty"))],
+    [ACK, `4:00000001${BASE}`, `4:00000002${DIRTY}`, ACK],
+    EXTENDED,
+    3,
+  ],
+  [
+    "select one, then by a namespace, which selects none",
+    [
+      ...STRUCT,
+      ...[["base:allocation"], ["base:"]].flatMap((q) => option(SET, contexts("", ...q))),
+    ],
+    [ACK, `4:00000001${BASE}`, ACK, ACK],
+    STRUCTURED,
+    0,
+  ],
+  [
+    "select one, then fail: none is left",
+    [
+      ...STRUCT,
+      ...option(SET, contexts("", "base:allocation")),
+      ...option(SET, contexts("other", "base:allocation")),
+    ],
+    [ACK, `4:00000001${BASE}`, ACK, UNKNOWN],
+    STRUCTURED,
+    0,
+  ],
+  ["select nothing", [...STRUCT, ...option(SET, contexts(""))], [ACK, ACK], STRUCTURED, 0],
+  [
+    "malformed queries",
+    [
+      ...STRUCT,
+      ...option(SET, contexts("", "nocolon")),
+      ...option(SET, contexts("", "base:allocation").slice(0, -1)),
+      ...option(SET, [...contexts("", "base:allocation"), 0]),
+      ...option(SET, u32(0, 0xffffffff)),
+      ...option(SET, u32(0xffffffff, 0)),
+      ...option(SET, u32(0, 1, 0xffffffff)),
+      ...option(SET, u32(0)),
+    ],
+    [ACK, ...new Array(7).fill(INVALID)],
+    STRUCTURED,
+    0,
+  ],
+  [
+    "a name that is too long",
+    [...STRUCT, ...option(SET, contexts("x".repeat(4097), "base:allocation"))],
+    [ACK, TOO_BIG],
+    STRUCTURED,
+    0,
+  ],
+];
+
+Deno.test("styles of replies and metadata contexts are agreed on as the protocol says", () => {
+  for (const [what, bytes, replies, style, selected] of AGREED) {
+    const outcome = converse([...CLIENT_FLAGS, ...bytes]);
+    assertEquals([outcome.replies, outcome.end], [replies, "continue"], what);
+    assertEquals(outcome.session, { style, contexts: selected }, what);
+  }
+});
+
+Deno.test("structured replies come with DF; extended headers end a connection that goes on with EXPORT_NAME", () => {
+  const go = option(nbd.OPT_GO, named(""));
+  const df = `3:0000${SIZE_AND_FLAGS.slice(0, -4)}058d`;
+  assertEquals(converse([...CLIENT_FLAGS, ...STRUCT, ...go]).replies, [ACK, df, ACK]);
+  assertEquals(converse([...CLIENT_FLAGS, ...EXT, ...go]).replies, [ACK, df, ACK]);
+  const by_name = converse([...CLIENT_FLAGS, ...EXT, ...option(nbd.OPT_EXPORT_NAME, [])]);
+  assertEquals([by_name.replies, by_name.end], [[ACK], "close"]);
 });

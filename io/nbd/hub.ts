@@ -7,6 +7,8 @@
  * @module
  */
 
+import { RangeStates } from "../../core/range_states.ts";
+import { FailurePayloads } from "./failures.ts";
 import type { Export } from "./handshake.ts";
 import type { NbdArena, NbdEngine, NbdMemory, NbdRing, NbdSockets } from "./ports.ts";
 
@@ -32,9 +34,15 @@ export class Hub {
   readonly recv_user: number;
   readonly send_user: number;
   readonly slot_owner: Int32Array;
-  /** The client's cookie of each request: two words as they came, never swapped. */
-  readonly slot_cookies: Uint32Array;
-  readonly slot_is_read: Uint8Array;
+  /** Cookie and offset of each request: four words as they came, never swapped. */
+  readonly slot_words: Uint32Array;
+  readonly slot_type: Uint8Array;
+  readonly slot_bytes: Uint32Array;
+  /** The same words of a request that is answered at once. */
+  readonly request_words = new Uint32Array(4);
+  /** What block status replies are made of. */
+  readonly states = new RangeStates();
+  readonly failures: FailurePayloads;
   /** Tells connections that their writes have got space (the server's part). */
   readonly collectPlaced: () => void;
   /** No request is taken, and nothing received: the device is suspended. */
@@ -55,7 +63,9 @@ export class Hub {
     this.recv_user = o.recv_user;
     this.send_user = o.send_user;
     this.slot_owner = new Int32Array(o.engine.max_requests).fill(-1);
-    this.slot_cookies = new Uint32Array(2 * o.engine.max_requests);
-    this.slot_is_read = new Uint8Array(o.engine.max_requests);
+    this.slot_words = new Uint32Array(4 * o.engine.max_requests);
+    this.slot_type = new Uint8Array(o.engine.max_requests);
+    this.slot_bytes = new Uint32Array(o.engine.max_requests);
+    this.failures = new FailurePayloads(o.arena);
   }
 }

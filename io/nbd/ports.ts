@@ -37,4 +37,5 @@ export type NbdEngine = Pick<
   | "pieceAddr"
   | "pieceLen"
   | "release"
+  | "listRangeStates"
 >;

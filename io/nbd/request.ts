@@ -4,13 +4,14 @@
  * @module
  */
 
-import { EINVAL, EIO, ENOSPC, OK } from "../../core/errors.ts";
+import * as failed from "./failures.ts";
 import type { Export } from "./handshake.ts";
-import { CMD_FLAG_FUA, CMD_FLUSH, CMD_READ, CMD_WRITE, EPERM } from "./protocol.ts";
+import * as nbd from "./protocol.ts";
+import { EXTENDED, type Session, SIMPLE } from "./session.ts";
 
 /**
- * Judges a READ, WRITE, FLUSH or unknown request (NBD protocol, "Request types", "Error values") and returns the
- * error number for its reply, or `OK`. `off_bytes` may be inexact above 2^53: it is then outside any device.
+ * Judges any request but DISC (NBD protocol, "Request types", "Error values") and returns how it fails (failures.ts), or
+ * `NO_FAILURE`. `off_bytes` and `len_bytes` may be inexact above 2^53: they are then outside any device.
  */
 export function validateRequest(
   type: number,
@@ -18,14 +19,123 @@ export function validateRequest(
   off_bytes: number,
   len_bytes: number,
   served: Export,
+  session: Session,
 ): number {
-  if (served.is_failing) return EIO;
-  // FUA is valid on every command; where nothing is written it says nothing.
-  if ((flags & ~CMD_FLAG_FUA) !== 0) return EINVAL;
-  if (type === CMD_FLUSH) return off_bytes === 0 && len_bytes === 0 ? OK : EINVAL;
-  if (type !== CMD_READ && type !== CMD_WRITE) return EINVAL;
-  if (type === CMD_WRITE && served.read_only) return EPERM;
-  if (len_bytes === 0 || len_bytes > served.max_request_bytes) return EINVAL;
-  if (off_bytes + len_bytes > served.size_bytes) return type === CMD_WRITE ? ENOSPC : EINVAL;
-  return OK;
+  if (served.is_failing) return failed.DEVICE_FAILS;
+  switch (type) {
+    case nbd.CMD_READ:
+      return validateRead(flags, off_bytes, len_bytes, served, session);
+    case nbd.CMD_WRITE:
+      return validateWrite(flags, off_bytes, len_bytes, served, session);
+    case nbd.CMD_FLUSH:
+      return validateFlush(flags, off_bytes, len_bytes);
+    case nbd.CMD_CACHE:
+      return validateCache(flags, off_bytes, len_bytes, served);
+    case nbd.CMD_BLOCK_STATUS:
+      return validateStatus(flags, off_bytes, len_bytes, served, session);
+    default:
+      return failed.UNKNOWN_COMMAND;
+  }
+}
+
+function validateRead(
+  flags: number,
+  off_bytes: number,
+  len_bytes: number,
+  served: Export,
+  session: Session,
+): number {
+  const valid_flags = session.style === SIMPLE ? 0 : nbd.CMD_FLAG_DF;
+  const wrong = validateFlags(flags, valid_flags);
+  if (wrong !== failed.NO_FAILURE) return wrong;
+  if (len_bytes > served.max_request_bytes) {
+    return (flags & nbd.CMD_FLAG_DF) !== 0 ? failed.TOO_LONG_FOR_ONE : failed.TOO_LONG;
+  }
+  return validateRange(off_bytes, len_bytes, served, failed.PAST_END);
+}
+
+function validateWrite(
+  flags: number,
+  off_bytes: number,
+  len_bytes: number,
+  served: Export,
+  session: Session,
+): number {
+  // With extended headers a write without this flag is not even a message: the connection has ended with it.
+  const valid_flags = session.style === EXTENDED ? nbd.CMD_FLAG_PAYLOAD_LEN : 0;
+  const wrong = validateFlags(flags, valid_flags);
+  if (wrong !== failed.NO_FAILURE) return wrong;
+  if (served.read_only) return failed.READ_ONLY;
+  if (len_bytes > served.max_request_bytes) return failed.TOO_LONG;
+  return validateRange(off_bytes, len_bytes, served, failed.WRITE_PAST_END);
+}
+
+function validateFlush(flags: number, off_bytes: number, len_bytes: number): number {
+  const wrong = validateFlags(flags, 0);
+  if (wrong !== failed.NO_FAILURE) return wrong;
+  return off_bytes === 0 && len_bytes === 0 ? failed.NO_FAILURE : failed.FLUSH_RANGE;
+}
+
+function validateCache(
+  flags: number,
+  off_bytes: number,
+  len_bytes: number,
+  served: Export,
+): number {
+  const wrong = validateFlags(flags, 0);
+  if (wrong !== failed.NO_FAILURE) return wrong;
+  if (len_bytes > served.max_request_bytes) return failed.TOO_LONG;
+  return validateRange(off_bytes, len_bytes, served, failed.PAST_END);
+}
+
+function validateStatus(
+  flags: number,
+  off_bytes: number,
+  len_bytes: number,
+  served: Export,
+  session: Session,
+): number {
+  const wrong = validateFlags(flags, nbd.CMD_FLAG_REQ_ONE);
+  if (wrong !== failed.NO_FAILURE) return wrong;
+  if (session.contexts === 0) return failed.NO_CONTEXT;
+  return validateRange(off_bytes, len_bytes, served, failed.PAST_END);
+}
+
+/** FUA is valid on every command; where nothing is written it says nothing. */
+function validateFlags(flags: number, valid_flags: number): number {
+  const unknown_flags = flags & ~(valid_flags | nbd.CMD_FLAG_FUA);
+  if (unknown_flags === 0) return failed.NO_FAILURE;
+  return unknown_flags === nbd.CMD_FLAG_PAYLOAD_LEN ? failed.UNWANTED_PAYLOAD : failed.UNKNOWN_FLAG;
+}
+
+function validateRange(
+  off_bytes: number,
+  len_bytes: number,
+  served: Export,
+  past_end: number,
+): number {
+  if (len_bytes === 0) return failed.NO_LENGTH;
+  return off_bytes + len_bytes > served.size_bytes ? past_end : failed.NO_FAILURE;
+}
+
+/** Bytes of payload that follow a request's header. */
+export function payloadBytes(
+  type: number,
+  flags: number,
+  len_bytes: number,
+  session: Session,
+): number {
+  const has_payload = session.style === EXTENDED
+    ? (flags & nbd.CMD_FLAG_PAYLOAD_LEN) !== 0
+    : type === nbd.CMD_WRITE;
+  return has_payload ? len_bytes : 0;
+}
+
+/**
+ * Whether a write does not say that its payload follows ("NBD_CMD_FLAG_PAYLOAD_LEN" must be set). It may follow or not, so
+ * the next request cannot be found.
+ */
+export function lacksPayload(type: number, flags: number, session: Session): boolean {
+  return session.style === EXTENDED && type === nbd.CMD_WRITE &&
+    (flags & nbd.CMD_FLAG_PAYLOAD_LEN) === 0;
 }

@@ -1,7 +1,23 @@
 import { assertEquals } from "@std/assert";
 import { EINVAL, EIO, ENOSPC, OK } from "../../core/errors.ts";
-import { CMD_DISC, CMD_FLAG_FUA, CMD_FLUSH, CMD_READ, CMD_WRITE, EPERM } from "./protocol.ts";
-import { validateRequest } from "./request.ts";
+import { errnoOf } from "./failures.ts";
+import type { Export } from "./handshake.ts";
+import {
+  CMD_BLOCK_STATUS,
+  CMD_CACHE,
+  CMD_DISC,
+  CMD_FLAG_DF,
+  CMD_FLAG_FUA,
+  CMD_FLAG_PAYLOAD_LEN,
+  CMD_FLAG_REQ_ONE,
+  CMD_FLUSH,
+  CMD_READ,
+  CMD_WRITE,
+  EOVERFLOW,
+  EPERM,
+} from "./protocol.ts";
+import { lacksPayload, payloadBytes, validateRequest } from "./request.ts";
+import { EXTENDED, PLAIN_SESSION, type Session, SIMPLE, STRUCTURED } from "./session.ts";
 
 const SIZE = 1 << 30;
 const MAX = 32 << 20;
@@ -46,18 +62,77 @@ const CASES: [string, number, number, number, number, boolean, number][] = [
   ["an unknown command", 0xffff, 0, 0, 512, false, EINVAL],
 ];
 
+const SERVED: Export = {
+  name: "fast",
+  description: "",
+  size_bytes: SIZE,
+  max_request_bytes: MAX,
+  read_only: false,
+  is_rotational: false,
+  is_failing: false,
+};
+
 Deno.test("validateRequest", () => {
   for (const [what, type, flags, off, len, read_only, wanted] of CASES) {
-    const served = {
-      name: "fast",
-      description: "",
-      size_bytes: SIZE,
-      max_request_bytes: MAX,
-      read_only,
-      is_failing: false,
-    };
-    assertEquals(validateRequest(type, flags, off, len, served), wanted, what);
-    const failing = { ...served, is_failing: true };
-    assertEquals(validateRequest(type, flags, off, len, failing), EIO, what);
+    const served = { ...SERVED, read_only };
+    const judge = (by: Export) =>
+      errnoOf(validateRequest(type, flags, off, len, by, PLAIN_SESSION));
+    assertEquals(judge(served), wanted, what);
+    assertEquals(judge({ ...served, is_failing: true }), EIO, what);
   }
+});
+
+const STRUCT: Session = { style: STRUCTURED, contexts: 0 };
+const TOLD: Session = { style: STRUCTURED, contexts: 1 };
+const EXT: Session = { style: EXTENDED, contexts: 2 };
+const PAYLOAD = CMD_FLAG_PAYLOAD_LEN;
+
+// [what, session, type, flags, off, len, wanted]
+const AGREED: [string, Session, number, number, number, number, number][] = [
+  ["DF without structured replies", PLAIN_SESSION, CMD_READ, CMD_FLAG_DF, 0, 512, EINVAL],
+  ["DF", STRUCT, CMD_READ, CMD_FLAG_DF, 0, 512, OK],
+  ["DF of the longest length", EXT, CMD_READ, CMD_FLAG_DF, 0, MAX, OK],
+  ["DF of more", STRUCT, CMD_READ, CMD_FLAG_DF, 0, MAX + 1, EOVERFLOW],
+  ["more without DF", STRUCT, CMD_READ, 0, 0, MAX + 1, EINVAL],
+  ["DF on a write", STRUCT, CMD_WRITE, CMD_FLAG_DF, 0, 512, EINVAL],
+  ["status without a context", STRUCT, CMD_BLOCK_STATUS, 0, 0, 512, EINVAL],
+  ["status", TOLD, CMD_BLOCK_STATUS, 0, 0, 512, OK],
+  ["status of everything, longer than a request", TOLD, CMD_BLOCK_STATUS, 0, 0, SIZE, OK],
+  ["status past the end", TOLD, CMD_BLOCK_STATUS, 0, 1, SIZE, EINVAL],
+  ["status of nothing", TOLD, CMD_BLOCK_STATUS, 0, 0, 0, EINVAL],
+  ["status, one extent", TOLD, CMD_BLOCK_STATUS, CMD_FLAG_REQ_ONE, 0, 512, OK],
+  ["status with a payload", EXT, CMD_BLOCK_STATUS, PAYLOAD, 0, 12, EINVAL],
+  ["one extent of a read", TOLD, CMD_READ, CMD_FLAG_REQ_ONE, 0, 512, EINVAL],
+  ["cache", PLAIN_SESSION, CMD_CACHE, 0, 0, MAX, OK],
+  ["cache of more", STRUCT, CMD_CACHE, 0, 0, MAX + 1, EINVAL],
+  ["cache past the end", STRUCT, CMD_CACHE, 0, SIZE, 1, EINVAL],
+  ["cache of nothing", STRUCT, CMD_CACHE, 0, 0, 0, EINVAL],
+  ["cache in one chunk", STRUCT, CMD_CACHE, CMD_FLAG_DF, 0, 512, EINVAL],
+  ["write that says its payload", EXT, CMD_WRITE, PAYLOAD | CMD_FLAG_FUA, 0, 512, OK],
+  ["the same where nobody asked", STRUCT, CMD_WRITE, PAYLOAD, 0, 512, EINVAL],
+  ["read with a payload", EXT, CMD_READ, PAYLOAD, 0, 512, EINVAL],
+  ["flush with a payload", EXT, CMD_FLUSH, PAYLOAD, 0, 0, EINVAL],
+  ["read of 64 bits", EXT, CMD_READ, 0, 0, 2 ** 32, EINVAL],
+  ["status of the highest length", EXT, CMD_BLOCK_STATUS, 0, HUGE, HUGE, EINVAL],
+];
+
+Deno.test("validateRequest, by what was agreed on", () => {
+  for (const [what, session, type, flags, off, len, wanted] of AGREED) {
+    const got = errnoOf(validateRequest(type, flags, off, len, SERVED, session));
+    assertEquals(got, wanted, what);
+  }
+});
+
+Deno.test("where a payload follows", () => {
+  for (const session of [PLAIN_SESSION, STRUCT]) {
+    assertEquals(payloadBytes(CMD_WRITE, 0, 700, session), 700);
+    assertEquals(payloadBytes(CMD_READ, PAYLOAD, 700, session), 0);
+    assertEquals(lacksPayload(CMD_WRITE, 0, session), false);
+  }
+  assertEquals(payloadBytes(CMD_WRITE, PAYLOAD, 700, EXT), 700);
+  assertEquals(payloadBytes(99, PAYLOAD, 700, EXT), 700);
+  assertEquals(payloadBytes(99, 0, 700, EXT), 0);
+  assertEquals(lacksPayload(CMD_WRITE, CMD_FLAG_FUA, EXT), true);
+  assertEquals(lacksPayload(CMD_WRITE, PAYLOAD, EXT), false);
+  assertEquals(PLAIN_SESSION, { style: SIMPLE, contexts: 0 });
 });

@@ -2,22 +2,33 @@
  * The sending side of a connection: replies wait here in order and leave in as few messages as possible, the
  * bytes of a read straight from where they lie.
  *
+ * A reply is one header, or one chunk in the other styles, and what follows it: nothing, the pieces of a read, or the text of
+ * a failure. A block status reply is whole in an area of its own.
+ *
  * Invariants:
  * - At most one message is under way. Nothing that it names is changed or released before it has left.
  * - Every slot pushed is released exactly once: when its reply has left, or when the connection is dropped.
  * - Entries head..next-1 of the ring are in the message under way, next..tail-1 wait. `#next_piece` is the
  *   piece of entry `next` with which its next message begins, or NONE when its header has not left yet.
+ * - The areas in use belong to the entries of kind STATUS, in their order.
  *
  * @module
  */
 
 import { assert } from "../../core/assert.ts";
+import { OK } from "../../core/errors.ts";
+import type { RangeStates } from "../../core/range_states.ts";
+import { engineFailure, errnoOf } from "./failures.ts";
+import type { Hub } from "./hub.ts";
 import { Iovecs } from "./iovecs.ts";
-import type { NbdArena, NbdEngine } from "./ports.ts";
-import { SIMPLE_REPLY_BYTES, SIMPLE_REPLY_MAGIC } from "./protocol.ts";
+import * as nbd from "./protocol.ts";
+import { EXTENDED, type Session, SIMPLE, STRUCTURED } from "./session.ts";
+import { STATUS_BYTES, writeStatus } from "./status_reply.ts";
 
 /** Replies that can wait in one connection: a power of two. */
 export const MAX_REPLIES = 256;
+/** Block status replies among them. */
+const MAX_STATUS_REPLIES = 4;
 /** Largest piece of negotiation that is sent at once. */
 const RAW_BYTES = 4096;
 /** Linux's UIO_MAXIOV. */
@@ -27,47 +38,102 @@ const MESSAGE_FULL_BYTES = 1024 * 1024;
 
 const NONE = -1;
 const INDEX_MASK = MAX_REPLIES - 1;
-const HEADER_WORDS = SIMPLE_REPLY_BYTES / 4;
 
-const HEADERS_BYTES = MAX_REPLIES * SIMPLE_REPLY_BYTES;
+/** What follows the header of an entry. */
+const BARE = 0;
+const DATA = 1;
+const FAILURE = 2;
+/** No header and nothing after it: the reply is in a status area. */
+const STATUS = 3;
+
+/** Before the bytes of an OFFSET_DATA chunk. */
+const OFFSET_BYTES = 8;
+const EXTENDED_DATA_BYTES = nbd.EXTENDED_REPLY_BYTES + OFFSET_BYTES;
+
+/** The longest header, and room for all of them and for what is left over at the end. */
+const MAX_HEADER_WORDS = EXTENDED_DATA_BYTES / 4;
+const HEADERS_WORDS = (MAX_REPLIES + 2) * MAX_HEADER_WORDS;
+const HEADERS_BYTES = HEADERS_WORDS * 4;
+const AREAS_BYTES = MAX_STATUS_REPLIES * STATUS_BYTES;
+
+// As they stand in a header, read as words of the host.
+const SIMPLE_MAGIC = swap32(nbd.SIMPLE_REPLY_MAGIC);
+const STRUCTURED_MAGIC = swap32(nbd.STRUCTURED_REPLY_MAGIC);
+const EXTENDED_MAGIC = swap32(nbd.EXTENDED_REPLY_MAGIC);
+const LAST_NONE = swap32((nbd.REPLY_FLAG_DONE << 16) | nbd.REPLY_TYPE_NONE);
+const LAST_DATA = swap32((nbd.REPLY_FLAG_DONE << 16) | nbd.REPLY_TYPE_OFFSET_DATA);
+const LAST_ERROR = swap32((nbd.REPLY_FLAG_DONE << 16) | nbd.REPLY_TYPE_ERROR);
+const SIMPLE_STYLE = SIMPLE;
+const STRUCTURED_STYLE = STRUCTURED;
+const EXTENDED_STYLE = EXTENDED;
+const READ = nbd.CMD_READ;
+const SIMPLE_BYTES = nbd.SIMPLE_REPLY_BYTES;
+const STRUCTURED_BYTES = nbd.STRUCTURED_REPLY_BYTES;
+const EXTENDED_BYTES = nbd.EXTENDED_REPLY_BYTES;
 
 export class Sender {
   /** A message is on its way to the client. */
   busy = false;
   readonly iovecs: Iovecs;
-  readonly #engine: NbdEngine;
+  readonly #hub: Hub;
   readonly #headers_addr: number;
   readonly #headers: Uint32Array;
   readonly #raw_addr: number;
   readonly #raw: Uint8Array;
+  readonly #areas_addr: number;
+  readonly #areas: DataView;
+  #style = SIMPLE;
   /** Slot of each entry, NONE where the reply needed none. */
   readonly #slots = new Int32Array(MAX_REPLIES);
-  /** 1 where the reply carries the bytes of a read. */
-  readonly #has_payload = new Uint8Array(MAX_REPLIES);
+  readonly #kind = new Uint8Array(MAX_REPLIES);
+  /** Where its header begins, in words, and its length. Headers touch, so that those of bare replies leave as one range. */
+  readonly #header_at = new Uint32Array(MAX_REPLIES);
+  readonly #header_bytes = new Uint8Array(MAX_REPLIES);
+  /** Of a failure: which one. Of a block status: its length in bytes. */
+  readonly #detail = new Uint32Array(MAX_REPLIES);
   // Running numbers; masked when used as an index.
   #head = 0;
   #next = 0;
   #tail = 0;
   #next_piece = NONE;
   #header_is_out = false;
+  /** Where the next header goes: a ring. */
+  #header_next = 0;
+  /** Status areas, a ring: the next free one, the first one whose message has not begun, and how many are in use. */
+  #area_next = 0;
+  #area_sent = 0;
+  #areas_used = 0;
 
   /** Bytes of arena memory that a sender needs. */
-  static readonly SIZE_BYTES = HEADERS_BYTES + RAW_BYTES + Iovecs.sizeBytes(MAX_IOVECS);
+  static readonly SIZE_BYTES = HEADERS_BYTES + RAW_BYTES + AREAS_BYTES +
+    Iovecs.sizeBytes(MAX_IOVECS);
 
-  constructor(arena: NbdArena, addr: number, engine: NbdEngine) {
-    this.#engine = engine;
+  constructor(hub: Hub, addr: number) {
+    this.#hub = hub;
+    const { buffer } = hub.arena.bytes;
     this.#headers_addr = addr;
-    this.#headers = new Uint32Array(arena.bytes.buffer, addr, HEADERS_BYTES / 4);
+    this.#headers = new Uint32Array(buffer, addr, HEADERS_BYTES / 4);
     this.#raw_addr = addr + HEADERS_BYTES;
-    this.#raw = new Uint8Array(arena.bytes.buffer, this.#raw_addr, RAW_BYTES);
-    this.iovecs = new Iovecs(arena, this.#raw_addr + RAW_BYTES, MAX_IOVECS);
-    const magic = swap32(SIMPLE_REPLY_MAGIC);
-    for (let i = 0; i < MAX_REPLIES; i++) this.#headers[i * HEADER_WORDS] = magic;
+    this.#raw = new Uint8Array(buffer, this.#raw_addr, RAW_BYTES);
+    this.#areas_addr = this.#raw_addr + RAW_BYTES;
+    this.#areas = new DataView(buffer, this.#areas_addr, AREAS_BYTES);
+    this.iovecs = new Iovecs(hub.arena, this.#areas_addr + AREAS_BYTES, MAX_IOVECS);
   }
 
   /** Replies that wait or are on their way. */
   get count(): number {
     return this.#tail - this.#head;
+  }
+
+  /** Whether a block status reply finds room. If not: when others have left. */
+  get has_status_room(): boolean {
+    return this.#areas_used < MAX_STATUS_REPLIES;
+  }
+
+  /** The transmission phase begins: replies are of this style from now on. */
+  useStyle(style: number): void {
+    assert(this.count === 0, "the style of replies changes under them");
+    this.#style = style;
   }
 
   /** Begins a message of the negotiation. */
@@ -81,20 +147,122 @@ export class Sender {
     this.busy = true;
   }
 
-  /**
-   * Queues a reply. `cookie0` and `cookie1` are the words of the client's cookie as they came. `slot` is NONE (-1)
-   * for a request that never reached the engine.
-   */
-  push(cookie0: number, cookie1: number, errno: number, slot: number, has_payload: boolean): void {
+  /** Queues the reply to a request that the engine has answered. */
+  pushAnswer(slot: number): void {
+    const hub = this.#hub;
+    const errno = hub.engine.error(slot);
+    const type = hub.slot_type[slot]!;
+    const index = this.#open(hub.slot_words, 4 * slot, slot);
+    if (errno !== OK) this.#failure(index, engineFailure(type, errno));
+    else if (type === READ) this.#data(index, hub.slot_bytes[slot]!);
+    else this.#done(index);
+  }
+
+  /** Queues an error reply to a request that never reached the engine. `words`: its cookie and offset, as they came. */
+  pushFailure(words: Uint32Array, failed: number): void {
+    this.#failure(this.#open(words, 0, NONE), failed);
+  }
+
+  /** Queues the reply to a BLOCK_STATUS request; there has to be room for one. */
+  pushStatus(
+    words: Uint32Array,
+    session: Session,
+    off_bytes: number,
+    len_bytes: number,
+    states: RangeStates,
+  ): void {
+    assert(this.has_status_room, "no room for a block status reply");
+    const index = this.#open(words, 0, NONE);
+    const at = this.#area_next * STATUS_BYTES;
+    this.#kind[index] = STATUS;
+    this.#detail[index] = writeStatus(
+      this.#areas,
+      at,
+      words,
+      session,
+      off_bytes,
+      len_bytes,
+      states,
+    );
+    this.#area_next = (this.#area_next + 1) % MAX_STATUS_REPLIES;
+    this.#areas_used += 1;
+  }
+
+  /** Takes the next entry, with the words that every header of the style has. */
+  #open(from: Uint32Array, at: number, slot: number): number {
     assert(this.#tail - this.#head < MAX_REPLIES, "more replies than requests");
     const index = this.#tail & INDEX_MASK;
-    const at = index * HEADER_WORDS;
-    this.#headers[at + 1] = swap32(errno);
-    this.#headers[at + 2] = cookie0;
-    this.#headers[at + 3] = cookie1;
-    this.#slots[index] = slot;
-    this.#has_payload[index] = has_payload && errno === 0 ? 1 : 0;
     this.#tail += 1;
+    this.#slots[index] = slot;
+    const words = this.#headers;
+    const to = this.#header_next + MAX_HEADER_WORDS > HEADERS_WORDS ? 0 : this.#header_next;
+    this.#header_at[index] = to;
+    words[to + 2] = from[at]!;
+    words[to + 3] = from[at + 1]!;
+    if (this.#style === SIMPLE_STYLE) return index;
+    if (this.#style === EXTENDED_STYLE) {
+      words[to] = EXTENDED_MAGIC;
+      words[to + 4] = words[to + 8] = from[at + 2]!;
+      words[to + 5] = words[to + 9] = from[at + 3]!;
+      words[to + 6] = 0;
+    } else {
+      words[to + 5] = from[at + 2]!;
+      words[to + 6] = from[at + 3]!;
+    }
+    return index;
+  }
+
+  /** The bytes of a read follow: a simple reply, or one chunk that is the last as well. */
+  #data(index: number, len_bytes: number): void {
+    this.#kind[index] = DATA;
+    if (this.#style === SIMPLE_STYLE) this.#simple(index, OK);
+    else this.#chunk(index, LAST_DATA, OFFSET_BYTES + len_bytes, OFFSET_BYTES);
+  }
+
+  /** A success that says nothing more. Where structured replies were agreed on, a simple one is allowed and shorter. */
+  #done(index: number): void {
+    this.#kind[index] = BARE;
+    if (this.#style === EXTENDED_STYLE) this.#chunk(index, LAST_NONE, 0, 0);
+    else this.#simple(index, OK);
+  }
+
+  #failure(index: number, failed: number): void {
+    if (this.#style === SIMPLE_STYLE) {
+      this.#kind[index] = BARE;
+      this.#simple(index, errnoOf(failed));
+      return;
+    }
+    this.#kind[index] = FAILURE;
+    this.#detail[index] = failed;
+    this.#chunk(index, LAST_ERROR, this.#hub.failures.len(failed), 0);
+  }
+
+  #simple(index: number, errno: number): void {
+    const words = this.#headers;
+    const at = this.#header_at[index]!;
+    words[at] = SIMPLE_MAGIC;
+    words[at + 1] = errno === OK ? 0 : swap32(errno);
+    this.#close(index, SIMPLE_BYTES);
+  }
+
+  /** A chunk's header, and so much of its payload as stands behind it among the headers. */
+  #chunk(index: number, flags_and_type: number, len_bytes: number, behind_bytes: number): void {
+    const words = this.#headers;
+    const at = this.#header_at[index]!;
+    words[at + 1] = flags_and_type;
+    if (this.#style === STRUCTURED_STYLE) {
+      words[at] = STRUCTURED_MAGIC;
+      words[at + 4] = swap32(len_bytes);
+      this.#close(index, STRUCTURED_BYTES + behind_bytes);
+    } else {
+      words[at + 7] = swap32(len_bytes);
+      this.#close(index, EXTENDED_BYTES + behind_bytes);
+    }
+  }
+
+  #close(index: number, header_bytes: number): void {
+    this.#header_bytes[index] = header_bytes;
+    this.#header_next = this.#header_at[index]! + header_bytes / 4;
   }
 
   /** Begins the next message of replies; false when there is nothing to send. */
@@ -113,22 +281,35 @@ export class Sender {
 
   /** Adds what is left of a reply; false when the message has no room for all of it. */
   #addReply(index: number): boolean {
+    const kind = this.#kind[index]!;
+    if (kind === STATUS) return this.#addStatus(index);
     if (!this.#header_is_out) {
-      const header_addr = this.#headers_addr + index * SIMPLE_REPLY_BYTES;
-      if (!this.iovecs.add(header_addr, SIMPLE_REPLY_BYTES)) return false;
+      if (kind === FAILURE && this.iovecs.count + 2 > this.iovecs.limit) return false;
+      const header_addr = this.#headers_addr + this.#header_at[index]! * 4;
+      if (!this.iovecs.add(header_addr, this.#header_bytes[index]!)) return false;
+      if (kind === BARE) return true;
+      if (kind === FAILURE) {
+        const { failures } = this.#hub;
+        const failed = this.#detail[index]!;
+        return this.iovecs.add(failures.addr(failed), failures.len(failed));
+      }
       this.#header_is_out = true;
-      this.#next_piece = this.#has_payload[index] === 1
-        ? this.#engine.firstPiece(this.#slots[index]!)
-        : NONE;
+      this.#next_piece = this.#hub.engine.firstPiece(this.#slots[index]!);
     }
+    const { engine } = this.#hub;
     while (this.#next_piece !== NONE) {
       const piece = this.#next_piece;
-      if (!this.iovecs.add(this.#engine.pieceAddr(piece), this.#engine.pieceLen(piece))) {
-        return false;
-      }
-      this.#next_piece = this.#engine.nextPiece(piece);
+      if (!this.iovecs.add(engine.pieceAddr(piece), engine.pieceLen(piece))) return false;
+      this.#next_piece = engine.nextPiece(piece);
     }
     this.#header_is_out = false;
+    return true;
+  }
+
+  #addStatus(index: number): boolean {
+    const addr = this.#areas_addr + this.#area_sent * STATUS_BYTES;
+    if (!this.iovecs.add(addr, this.#detail[index]!)) return false;
+    this.#area_sent = (this.#area_sent + 1) % MAX_STATUS_REPLIES;
     return true;
   }
 
@@ -149,6 +330,7 @@ export class Sender {
     this.busy = false;
     const dropped = this.#releaseUntil(this.#tail);
     this.#next = this.#tail;
+    this.#area_sent = this.#area_next;
     this.#next_piece = NONE;
     this.#header_is_out = false;
     return dropped;
@@ -157,8 +339,10 @@ export class Sender {
   #releaseUntil(end: number): number {
     const released = end - this.#head;
     for (; this.#head !== end; this.#head += 1) {
-      const slot = this.#slots[this.#head & INDEX_MASK]!;
-      if (slot !== NONE) this.#engine.release(slot);
+      const index = this.#head & INDEX_MASK;
+      if (this.#kind[index] === STATUS) this.#areas_used -= 1;
+      const slot = this.#slots[index]!;
+      if (slot !== NONE) this.#hub.engine.release(slot);
     }
     return released;
   }

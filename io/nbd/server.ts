@@ -13,6 +13,7 @@ import { assert } from "../../core/assert.ts";
 import { Acceptor } from "../acceptor.ts";
 import { INDEX_MASK, KIND_NBD_ACCEPT, KIND_NBD_RECV, KIND_NBD_SEND, tokenOf } from "../tokens.ts";
 import { Connection, State } from "./connection.ts";
+import { FailurePayloads } from "./failures.ts";
 import type { Export } from "./handshake.ts";
 import { Hub } from "./hub.ts";
 import type { NbdArena, NbdEngine, NbdMemory, NbdRing, NbdSockets } from "./ports.ts";
@@ -51,7 +52,8 @@ export class NbdServer {
   #used = 0;
 
   /** Bytes of arena memory that the server needs, touched only as far as clients connect. */
-  static readonly ARENA_BYTES = MAX_CONNECTIONS * CONNECTION_BYTES + PAGE_BYTES;
+  static readonly ARENA_BYTES = MAX_CONNECTIONS * CONNECTION_BYTES + PAGE_BYTES +
+    Math.ceil(FailurePayloads.SIZE_BYTES / PAGE_BYTES) * PAGE_BYTES;
 
   constructor(o: NbdServerOptions) {
     const users = { recv_user: tokenOf(KIND_NBD_RECV), send_user: tokenOf(KIND_NBD_SEND) };

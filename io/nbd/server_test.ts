@@ -1,169 +1,25 @@
 import { assert, assertEquals } from "@std/assert";
 import { EINVAL, EIO, ENOSPC, OK } from "../../core/errors.ts";
-import { KIND_SHIFT } from "../tokens.ts";
 import { RECV_BYTES } from "./connection.ts";
-import { FakeArena, FakeEngine, FakeRing, type FakeSocket, Random } from "./fakes.ts";
+import { Random, STATE_BYTES } from "./fakes.ts";
 import { transmissionFlags } from "./handshake.ts";
 import * as nbd from "./protocol.ts";
-import { MAX_ACTIVE, MAX_CONNECTIONS, NbdServer } from "./server.ts";
-
-const SIZE_BYTES = 1 << 20;
-const WINDOW_BYTES = 160 * 1024;
-const SLOTS = 24;
-const LISTEN_FD = 3;
-const KiB = 1024;
-
-interface RigOptions {
-  seed?: number;
-  slots?: number;
-  read_only?: boolean;
-  receives_past_caches?: boolean;
-}
-
-/** A server with a fake machine under it. */
-class Rig {
-  readonly random: Random;
-  readonly arena: FakeArena;
-  readonly ring: FakeRing;
-  readonly engine: FakeEngine;
-  readonly server: NbdServer;
-  now_ms = 0;
-
-  constructor(o: RigOptions = {}) {
-    const slots = o.slots ?? SLOTS;
-    this.random = new Random(o.seed ?? 1);
-    this.arena = new FakeArena(slots * WINDOW_BYTES, NbdServer.ARENA_BYTES);
-    this.ring = new FakeRing(this.arena, this.random);
-    this.engine = new FakeEngine(this.arena, this.random, SIZE_BYTES, slots, WINDOW_BYTES);
-    for (let i = 0; i < SIZE_BYTES; i++) this.engine.content[i] = (i * 7 + (i >> 9)) & 255;
-    this.server = new NbdServer({
-      arena: this.arena,
-      ring: this.ring,
-      memory: {
-        receive: (to, from, len) => void this.arena.bytes.copyWithin(to, from, from + len),
-        receives_past_caches: o.receives_past_caches ?? false,
-      },
-      engine: this.engine,
-      sockets: this.ring,
-      served: {
-        is_failing: false,
-        name: "fast",
-        description: "a test",
-        size_bytes: SIZE_BYTES,
-        max_request_bytes: nbd.MAX_REQUEST_BYTES,
-        read_only: o.read_only ?? false,
-      },
-      listener: { fd: LISTEN_FD, tcp: false },
-    });
-    this.server.start();
-  }
-
-  /** One turn of a device's loop; false when nothing has moved. */
-  turn(): boolean {
-    let moved = false;
-    for (let batch = 1 + this.random.next(8); batch > 0 && this.ring.next(); batch--) {
-      this.server.handle(this.ring.user >>> KIND_SHIFT, this.ring.user, this.ring.result);
-      moved = true;
-    }
-    do {
-      this.engine.pump();
-    } while (this.server.turn(this.now_ms));
-    return moved;
-  }
-
-  /** Turns until nothing moves any more, the engine's slowness included. */
-  settle(): void {
-    for (let quiet = 0; quiet < 60; quiet++) if (this.turn()) quiet = 0;
-  }
-
-  /** A client in the transmission phase. */
-  client(): Client {
-    const client = new Client(this.ring.connect());
-    client.send(u32(3), option(nbd.OPT_GO, [...u32(0), 0, 0]));
-    this.settle();
-    const reply = client.take(18 + 20 + 12 + 20);
-    assertEquals(reply.slice(-4), [0, 0, 0, 0]);
-    return client;
-  }
-
-  /** Everything the clients left behind is gone. */
-  assertIdle(): void {
-    assertEquals(this.server.open_count, 0);
-    assertEquals(this.engine.requests_in_use, 0);
-    for (const socket of this.ring.sockets.values()) assert(socket.closed, `socket ${socket.fd}`);
-  }
-}
-
-function u32(...values: number[]): number[] {
-  return values.flatMap((v) => [v >>> 24, (v >>> 16) & 255, (v >>> 8) & 255, v & 255]);
-}
-function option(number: number, data: number[]): number[] {
-  return [...u32(nbd.OPTION_MAGIC_HI, nbd.OPTION_MAGIC_LO, number, data.length), ...data];
-}
-
-interface Reply {
-  cookie: number;
-  errno: number;
-  data: number[];
-}
-
-class Client {
-  readonly socket: FakeSocket;
-  /** Length of the data that a good reply to a cookie carries. */
-  readonly expected = new Map<number, number>();
-  constructor(socket: FakeSocket) {
-    this.socket = socket;
-  }
-
-  send(...parts: number[][]): void {
-    for (const part of parts) this.socket.inbox.push(part);
-  }
-
-  take(count: number): number[] {
-    return [...this.socket.outbox.take(count)];
-  }
-
-  request(cookie: number, type: number, off: number, len: number, flags = 0): void {
-    const head = [flags >> 8, flags & 255, type >> 8, type & 255];
-    this.expected.set(cookie, type === nbd.CMD_READ ? len : 0);
-    const where = u32(Math.floor(off / 2 ** 32), off % 2 ** 32, len);
-    this.send(u32(nbd.REQUEST_MAGIC), head, u32(0xabcdef01, cookie), where);
-  }
-  write(cookie: number, off: number, data: number[], flags = 0): void {
-    this.request(cookie, nbd.CMD_WRITE, off, data.length, flags);
-    this.send(data);
-  }
-
-  /** Takes all replies that are there, each complete. */
-  replies(): Reply[] {
-    const found: Reply[] = [];
-    while (this.socket.outbox.length > 0) {
-      const view = new DataView(new Uint8Array(this.take(16)).buffer);
-      assertEquals(view.getUint32(0), nbd.SIMPLE_REPLY_MAGIC);
-      assertEquals(view.getUint32(8), 0xabcdef01);
-      const [errno, cookie] = [view.getUint32(4), view.getUint32(12)];
-      const len = this.expected.get(cookie);
-      if (len === undefined) throw new Error(`reply to an unknown request ${cookie}`);
-      this.expected.delete(cookie);
-      found.push({ cookie, errno, data: errno === OK ? this.take(len) : [] });
-    }
-    return found;
-  }
-
-  disconnect(): void {
-    this.request(0, nbd.CMD_DISC, 0, 0);
-    this.expected.delete(0);
-  }
-}
-
-function bytesOf(seed: number, len: number): number[] {
-  return Array.from({ length: len }, (_, i) => (i * 31 + seed * 17 + (i >> 8)) & 255);
-}
-
-/** [cookie, errno] of each reply, by cookie. */
-function outcomes(replies: Reply[]): [number, number][] {
-  return replies.map((r): [number, number] => [r.cookie, r.errno]).sort((a, b) => a[0] - b[0]);
-}
+import {
+  bytesOf,
+  Client,
+  KiB,
+  option,
+  outcomes,
+  requestHeader,
+  Rig,
+  SERVED,
+  SIZE_BYTES,
+  SLOTS,
+  STYLES,
+  u32,
+} from "./rig.ts";
+import { MAX_ACTIVE, MAX_CONNECTIONS } from "./server.ts";
+import { EXTENDED, SIMPLE, STRUCTURED } from "./session.ts";
 
 Deno.test("read, write, FUA, flush and disconnect", () => {
   const rig = new Rig();
@@ -193,7 +49,7 @@ Deno.test("EXPORT_NAME leads to the transmission phase, with requests right behi
   client.request(1, nbd.CMD_READ, 0, 512);
   rig.settle();
   client.take(18);
-  const flags = transmissionFlags(false);
+  const flags = transmissionFlags(SERVED, SIMPLE);
   assertEquals(client.take(10), [...u32(0, SIZE_BYTES), flags >> 8, flags & 255]);
   assertEquals(outcomes(client.replies()), [[1, OK]]);
   client.disconnect();
@@ -576,6 +432,152 @@ Deno.test("a write that was never completed can be dropped, and then everything 
   assertEquals(rig.engine.requests_in_use, 0);
 });
 
+const TOLD: [string, (client: Client) => void, number, string][] = [
+  ["read", (c) => c.request(1, nbd.CMD_READ, SIZE_BYTES, 1), EINVAL, "past the end of the device"],
+  [
+    "read that fails",
+    (c) => c.request(1, nbd.CMD_READ, SIZE_BYTES - 1, 1),
+    EIO,
+    "read: the backing device failed, or the only copy does not have its checksum",
+  ],
+  ["write", (c) => c.write(1, SIZE_BYTES, [1]), ENOSPC, "write: past the end of the device"],
+  ["command", (c) => c.request(1, 99, 0, 1), EINVAL, "the command is not known"],
+  [
+    "oversized read in one chunk",
+    (c) => c.request(1, nbd.CMD_READ, 0, nbd.MAX_REQUEST_BYTES + 1, nbd.CMD_FLAG_DF),
+    nbd.EOVERFLOW,
+    "read: too long for one chunk",
+  ],
+];
+
+Deno.test("errors come with a text where the client takes one", () => {
+  for (const style of [STRUCTURED, EXTENDED]) {
+    const rig = new Rig();
+    const client = rig.client(style);
+    for (const [what, act, errno, text] of TOLD) {
+      act(client);
+      client.request(2, nbd.CMD_FLUSH, 0, 0);
+      rig.settle();
+      const replies = client.replies().sort((a, b) => a.cookie - b.cookie);
+      assertEquals(
+        replies.map((r) => [r.cookie, r.errno, r.text]),
+        [[1, errno, text], [2, OK, ""]],
+        what,
+      );
+    }
+  }
+});
+
+Deno.test("a read in one chunk is one, whatever it is made of; DF needs structured replies", () => {
+  for (const style of STYLES) {
+    const rig = new Rig();
+    rig.engine.piece_bytes = 100;
+    const client = rig.client(style);
+    client.request(1, nbd.CMD_READ, 77, 70_000, nbd.CMD_FLAG_DF);
+    rig.settle();
+    const [reply] = client.replies();
+    assertEquals(reply!.errno, style === SIMPLE ? EINVAL : OK);
+    const wanted = style === SIMPLE ? [] : [...rig.engine.content.subarray(77, 70_077)];
+    assertEquals(reply!.data, wanted);
+  }
+});
+
+Deno.test("CACHE reads and tells nothing but that it did", () => {
+  for (const style of STYLES) {
+    const rig = new Rig();
+    const client = rig.client(style);
+    client.request(1, nbd.CMD_CACHE, 5, 5000);
+    client.request(2, nbd.CMD_CACHE, SIZE_BYTES - 1, 1); // its read fails
+    client.request(3, nbd.CMD_CACHE, SIZE_BYTES, 1);
+    client.request(4, nbd.CMD_CACHE, 0, 512, nbd.CMD_FLAG_DF);
+    rig.settle();
+    const replies = client.replies();
+    assertEquals(outcomes(replies), [[1, OK], [2, EIO], [3, EINVAL], [4, EINVAL]]);
+    for (const { data } of replies) assertEquals(data, []);
+    assertEquals(rig.engine.requests_in_use, 0);
+  }
+});
+
+Deno.test("BLOCK_STATUS tells of each context, bounded, and with REQ_ONE the first range only", () => {
+  const all_bytes = SIZE_BYTES;
+  for (const style of [STRUCTURED, EXTENDED]) {
+    const rig = new Rig();
+    const client = rig.client(style);
+    client.request(1, nbd.CMD_BLOCK_STATUS, 1000, 5500);
+    client.request(2, nbd.CMD_BLOCK_STATUS, 1000, 5500, nbd.CMD_FLAG_REQ_ONE);
+    client.request(3, nbd.CMD_BLOCK_STATUS, 0, all_bytes);
+    rig.settle();
+    const told = new Map(client.replies().map((r) => [r.cookie, r.extents]));
+    assertEquals(told.get(1), [
+      [1, 5500, 0],
+      [2, STATE_BYTES - 1000, 0],
+      [2, STATE_BYTES, 1],
+      [2, 500, 3],
+    ]);
+    assertEquals(told.get(2), [[1, 5500, 0], [2, STATE_BYTES - 1000, 0]]);
+    assertEquals(told.get(3)!.length, 1 + 256);
+  }
+});
+
+Deno.test("BLOCK_STATUS waits for the client to read, and needs a context and a range on the device", () => {
+  for (const style of STYLES) {
+    const rig = new Rig();
+    const client = rig.client(style);
+    client.socket.stuck = true;
+    for (let i = 1; i <= 100; i++) client.request(i, nbd.CMD_BLOCK_STATUS, 0, SIZE_BYTES);
+    rig.settle();
+    client.socket.stuck = false;
+    client.request(101, nbd.CMD_BLOCK_STATUS, SIZE_BYTES - 1, 2);
+    client.request(102, nbd.CMD_BLOCK_STATUS, 0, 0);
+    client.request(103, nbd.CMD_BLOCK_STATUS, 0, 1, nbd.CMD_FLAG_DF);
+    rig.settle();
+    const replies = client.replies();
+    assertEquals(replies.length, 103);
+    for (const { cookie, errno, extents } of replies) {
+      const is_good = cookie <= 100 && style !== SIMPLE;
+      assertEquals([errno, extents.length], is_good ? [OK, 257] : [EINVAL, 0]);
+    }
+  }
+});
+
+Deno.test("extended headers: lengths of 64 bits, payloads where they are said to be", () => {
+  const rig = new Rig({ max_request_bytes: 64 * KiB });
+  const client = rig.client(EXTENDED);
+  client.request(1, nbd.CMD_READ, 0, 2 ** 32 + 512); // not 512 bytes
+  client.request(2, nbd.CMD_BLOCK_STATUS, 0, 2 ** 63);
+  client.request(3, nbd.CMD_CACHE, 2 ** 63, 2 ** 63);
+  client.request(4, nbd.CMD_READ, 0, 700, nbd.CMD_FLAG_PAYLOAD_LEN);
+  client.send(bytesOf(4, 700));
+  client.request(5, 99, 0, 64 * KiB, nbd.CMD_FLAG_PAYLOAD_LEN);
+  client.send(bytesOf(5, 64 * KiB));
+  client.write(6, 512, bytesOf(6, 512));
+  rig.settle();
+  assertEquals(outcomes(client.replies()), [
+    [1, EINVAL],
+    [2, EINVAL],
+    [3, EINVAL],
+    [4, EINVAL],
+    [5, EINVAL],
+    [6, OK],
+  ]);
+  assertEquals([...rig.engine.content.subarray(512, 1024)], bytesOf(6, 512));
+});
+
+Deno.test("extended headers: what breaks them ends that connection", () => {
+  const other_magic = requestHeader(STRUCTURED, 1, nbd.CMD_FLUSH, 0, 0);
+  const no_payload = requestHeader(EXTENDED, 1, nbd.CMD_WRITE, 0, 512);
+  const long = requestHeader(EXTENDED, 1, nbd.CMD_READ, 0, 2 ** 32, nbd.CMD_FLAG_PAYLOAD_LEN);
+  for (const bytes of [[...other_magic, 0, 0, 0, 0], no_payload, long]) {
+    const rig = new Rig();
+    const [bad, good] = [rig.client(EXTENDED), rig.client(EXTENDED)];
+    bad.send(bytes);
+    good.request(1, nbd.CMD_FLUSH, 0, 0);
+    rig.settle();
+    assert(bad.socket.closed && bad.socket.outbox.length === 0);
+    assertEquals(outcomes(good.replies()), [[1, OK]]);
+  }
+});
+
 /** Random requests of several clients, each in its own part of the device, against what they wrote themselves. */
 function storm(seed: number, rounds: number): void {
   const rig = new Rig({ seed, slots: 12, receives_past_caches: seed % 2 === 0 });
@@ -583,7 +585,7 @@ function storm(seed: number, rounds: number): void {
   rig.engine.piece_bytes = [100, 3000, 1 << 20][random.next(3)]!;
   rig.engine.pace_percent = 20 + random.next(80);
   rig.ring.chop_bytes = [0, 700, 5000, 70_000][random.next(4)]!;
-  const clients = Array.from({ length: 3 }, () => rig.client());
+  const clients = Array.from({ length: 3 }, (_, i) => rig.client(STYLES[(seed + i) % 3]));
   const part_bytes = 300 * KiB;
   const content = rig.engine.content.slice();
   for (let round = 0; round < rounds; round++) {
@@ -600,6 +602,9 @@ function storm(seed: number, rounds: number): void {
           const data = bytesOf(random.next(1000), len);
           content.set(data, at);
           client.write(cookie, at, data, random.next(2));
+        } else if (random.chance(20)) {
+          const tells = random.chance(50) && client.style !== SIMPLE;
+          client.request(cookie, tells ? nbd.CMD_BLOCK_STATUS : nbd.CMD_CACHE, at, len);
         } else {
           client.request(cookie, nbd.CMD_READ, at, len);
           wanted.set(cookie, [at, len]);
