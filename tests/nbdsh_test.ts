@@ -1,0 +1,188 @@
+/**
+ * Features of the protocol, one by one, by clients that nobody here wrote: scripts for nbdsh, nbdinfo's maps, qemu-img's.
+ * Extended headers, which Debian 12's clients do not have, are tested with our own client (tests/nbd_test.ts).
+ *
+ * @module
+ */
+
+import { assertEquals, assertMatch } from "@std/assert";
+import { GIB, MIB, must, Rig } from "./device.ts";
+
+/** Debian's, whatever else is on the PATH: nbdsh is a module of it. */
+const PYTHON = "/usr/bin/python3";
+
+/** What the scripts have: a handle `h`, and `expect`. */
+const PRELUDE = `
+import errno
+def expect(wanted, got):
+    assert wanted == got, "%r wanted, not %r" % (wanted, got)
+def refused(what, act):
+    try:
+        act()
+    except nbd.Error as e:
+        expect(what, e.errno)
+        return e.string
+    raise AssertionError("not refused")
+`;
+
+const SIZE_BYTES = 1 * GIB;
+
+// [what, options of create, before it is connected, script]
+const SCRIPTS: [string, string[], string, string][] = [
+  [
+    "structured replies: data in one chunk, errors with a text",
+    [],
+    "",
+    `
+expect(True, h.get_structured_replies_negotiated())
+expect(True, h.can_df())
+h.pwrite(b"x" * 8192, 4096)
+chunks = []
+def chunk(data, offset, status, error):
+    chunks.append((len(data), offset, status))
+for flags in (0, nbd.CMD_FLAG_DF):
+    expect(b"x" * 8192 + b"\\0" * 512, h.pread_structured(8704, 4096, chunk, flags))
+expect([(8704, 4096, nbd.READ_DATA)] * 2, chunks)
+h.set_strict_mode(0)
+refused("EINVAL", lambda: h.pread(512, ${SIZE_BYTES}))
+refused("ENOSPC", lambda: h.pwrite(b"y" * 512, ${SIZE_BYTES}))
+refused("EINVAL", lambda: h.pwrite(b"y" * 512, 0, nbd.CMD_FLAG_DF))
+refused("EINVAL", lambda: h.trim(512, 0))
+refused("EINVAL", lambda: h.zero(512, 0))
+expect(b"x" * 8192, h.pread(8192, 4096))
+`,
+  ],
+  [
+    "simple replies, where a client does not want others",
+    [],
+    "h.set_request_structured_replies(False)",
+    `
+expect(False, h.get_structured_replies_negotiated())
+expect(False, h.can_df())
+h.pwrite(b"x" * 8192, 4096, nbd.CMD_FLAG_FUA)
+h.flush()
+expect(b"x" * 8192, h.pread(8192, 4096))
+h.set_strict_mode(0)
+refused("EINVAL", lambda: h.pread(512, ${SIZE_BYTES}))
+refused("EINVAL", lambda: h.pread(512, 0, nbd.CMD_FLAG_DF))
+h.cache(4096, 0)
+`,
+  ],
+  [
+    "CACHE brings ranges into the cache, block status tells which are",
+    [],
+    'h.add_meta_context("base:allocation"); h.add_meta_context("pcache:dirty")',
+    `
+expect(True, h.can_cache())
+expect(True, h.can_meta_context("base:allocation"))
+expect(True, h.can_meta_context("pcache:dirty"))
+M = 1 << 20
+def status(count, offset, flags=0):
+    found = {}
+    def extent(context, offset, entries, error):
+        expect(None, found.get(context))
+        found[context] = list(zip(entries[0::2], entries[1::2]))
+    h.block_status(count, offset, extent, flags)
+    return found
+expect({"base:allocation": [(M, 0)], "pcache:dirty": [(M, 0)]}, status(M, 0))
+h.cache(2 * M, 4 * M)
+expect([(M, 0), (2 * M, 1), (M, 0)], status(4 * M, 3 * M)["pcache:dirty"])
+expect([(M, 0)], status(4 * M, 3 * M, nbd.CMD_FLAG_REQ_ONE)["pcache:dirty"])
+expect([(4 * M, 0)], status(4 * M, 3 * M, nbd.CMD_FLAG_REQ_ONE)["base:allocation"])
+h.pwrite(b"d" * 512, 5 * M)
+assert status(512, 5 * M)["pcache:dirty"][0] in ((512, 3), (512, 1))
+expect(b"\\0" * 512 + b"d" * 512, h.pread(1024, 5 * M - 512))
+h.set_strict_mode(0)
+refused("EINVAL", lambda: status(1024, ${SIZE_BYTES} - 512))
+refused("EINVAL", lambda: h.cache(64 * M, 0))
+`,
+  ],
+  [
+    "block status without a context is refused, and the connection goes on",
+    [],
+    "",
+    `
+h.set_strict_mode(0)
+refused("EINVAL", lambda: h.block_status(512, 0, lambda *a: 0))
+h.pread(512, 0)
+`,
+  ],
+  [
+    "options one by one: contexts are listed, selected, refused; an unknown export is",
+    [],
+    "h.set_opt_mode(True)",
+    `
+def listed():
+    found = []
+    h.opt_list_meta_context(found.append)
+    return sorted(found)
+expect(["base:allocation", "pcache:dirty"], listed())
+h.add_meta_context("pcache:")
+h.add_meta_context("other:thing")
+expect(["pcache:dirty"], listed())
+h.set_export_name("other")
+refused("ENOENT", lambda: h.opt_info())
+h.set_export_name("d")
+h.opt_info()
+expect(${SIZE_BYTES}, h.get_size())
+h.clear_meta_contexts()
+h.add_meta_context("base:allocation")
+h.opt_go()
+expect(True, h.can_meta_context("base:allocation"))
+expect(False, h.can_meta_context("pcache:dirty"))
+`,
+  ],
+  [
+    "a read-only device",
+    ["-r"],
+    "",
+    `
+expect(True, h.is_read_only())
+h.set_strict_mode(0)
+refused("EPERM", lambda: h.pwrite(b"y" * 70000, 0))
+h.pread(512, 0)
+h.cache(4096, 0)
+`,
+  ],
+];
+
+Deno.test("nbdsh", async (t) => {
+  for (const [what, options, before, script] of SCRIPTS) {
+    await t.step(what, async () => {
+      await using rig = Rig.make();
+      const table = `pcache ${rig.file("cache", 512 * MIB)} ${rig.file("backing", SIZE_BYTES)}`;
+      await rig.ok("create", "d", ...options, "--table", table);
+      const connect = `h.connect_uri("${await rig.uri("d")}")`;
+      const parts = [PRELUDE, before, connect, script, "h.shutdown()"].flatMap((c) => ["-c", c]);
+      await must(PYTHON, "-m", "nbd", ...parts);
+      await rig.ok("remove", "d");
+    });
+  }
+});
+
+Deno.test("maps of nbdinfo and qemu-img", async () => {
+  await using rig = Rig.make();
+  const table = `pcache ${rig.file("cache", 512 * MIB)} ${rig.file("backing", 64 * MIB)}`;
+  await rig.ok("create", "d", "--table", table);
+  const uri = await rig.uri("d");
+  await must("qemu-io", "-f", "raw", "-c", "write -P 1 8M 4k", "-c", "write -P 2 20M 8k", uri);
+  const map = async (context: string) =>
+    JSON.parse(await must("nbdinfo", `--map=${context}`, "--json", uri));
+  assertEquals(
+    (await map("base:allocation")).map((
+      e: Record<string, unknown>,
+    ) => [e.offset, e.length, e.type]),
+    [[0, 64 * MIB, 0]],
+  );
+  const dirty: { offset: number; length: number; type: number }[] = await map("pcache:dirty");
+  const cached = dirty.filter((e) => e.type !== 0).map((e) => [e.offset, e.length]);
+  assertEquals(cached, [[8 * MIB, 4096], [20 * MIB, 8192]]);
+  assertEquals(dirty.reduce((sum, e) => sum + e.length, 0), 64 * MIB);
+  assertMatch(await must("nbdinfo", "--map", uri), /^ +0 +67108864 +0 +data$/m);
+
+  const seen = JSON.parse(await must("qemu-img", "map", "-f", "raw", "--output=json", uri));
+  assertEquals(
+    seen.map((e: Record<string, unknown>) => [e.start, e.length, e.data, e.zero]),
+    [[0, 64 * MIB, true, false]],
+  );
+});
