@@ -1,0 +1,186 @@
+/**
+ * The fuzzer of the NBD server: mutated conversations over a fake machine (io/nbd/rig.ts), one after another on the same
+ * server, so that what one leaves behind the next ones meet.
+ *
+ * After each conversation: nothing was thrown; the client's connection, its requests and their slots are gone after a bounded
+ * number of turns; a witness on a connection of its own was served meanwhile, and rightly; the client got nothing of the
+ * witness's requests and nothing of memory that is not in use; and what it got are whole replies in the style agreed on.
+ *
+ * @module
+ */
+
+import { assert } from "@std/assert";
+import { Buffer } from "node:buffer";
+import { OK } from "../../core/errors.ts";
+import { type FakeSocket, Random } from "../../io/nbd/fakes.ts";
+import * as nbd from "../../io/nbd/protocol.ts";
+import { type Client, Rig, STYLES } from "../../io/nbd/rig.ts";
+import { type Conversation, converse, MAX_BYTES, SIZE_BYTES } from "./conversations.ts";
+import { checkReplies } from "./replies.ts";
+
+/** So many conversations meet the same server. */
+const PER_RIG = 500;
+const SLOTS = 6;
+/** A conversation that is not over by then never will be. */
+const MAX_TURNS = 20_000;
+
+/** When nothing is left and nothing has moved for so long, a conversation is over. */
+const QUIET_TURNS = 3;
+
+/** In what the witness sends: no reply to anybody else may hold it. The device never gives it back, see `FakeEngine`. */
+const SECRET = [0xf1, 0xe2, 0xd3, 0xc4, 0xb5, 0xa6, 0x97, 0x88];
+const SECRET_OFF = SIZE_BYTES - 512;
+/** What every cookie of the witness begins with. */
+const WITNESS_COOKIE = Buffer.from([0xab, 0xcd, 0xef, 0x01, 0, 0]);
+/** Memory that is not in use, as the fake engine leaves it. */
+const UNUSED = Buffer.alloc(16, 0xdd);
+
+/** What has been done. */
+export interface Tally {
+  conversations: number;
+  /** Conversations by the state in which they were changed. */
+  readonly changed: Map<string, number>;
+}
+
+/** Runs so many conversations from a seed. Throws at the first that goes wrong, and says how to have it again. */
+export function fuzz(seed: number, conversations: number, told: (tally: Tally) => void): Tally {
+  const tally: Tally = { conversations: 0, changed: new Map() };
+  for (let rig_seed = seed; tally.conversations < conversations; rig_seed++) {
+    const count = Math.min(PER_RIG, conversations - tally.conversations);
+    const fuzzer = new Fuzzer(rig_seed);
+    for (let nth = 1; nth <= count; nth++) {
+      try {
+        for (const state of fuzzer.next().changed) {
+          tally.changed.set(state, (tally.changed.get(state) ?? 0) + 1);
+        }
+      } catch (error) {
+        const again = `deno task fuzz --seed ${rig_seed} --conversations ${nth}`;
+        throw new Error(`conversation ${nth}; again: ${again}`, { cause: error });
+      }
+      tally.conversations += 1;
+    }
+    fuzzer.end();
+    told(tally);
+  }
+  return tally;
+}
+
+class Fuzzer {
+  readonly #random: Random;
+  readonly #rig: Rig;
+  readonly #witness: Client;
+  #serial = 0;
+
+  constructor(seed: number) {
+    this.#random = new Random(seed);
+    this.#rig = new Rig({
+      seed,
+      slots: SLOTS,
+      window_bytes: MAX_BYTES,
+      size_bytes: SIZE_BYTES,
+      max_request_bytes: MAX_BYTES,
+      read_only: false,
+      receives_past_caches: this.#random.chance(50),
+    });
+    this.#rig.engine.piece_bytes = [50, 700, MAX_BYTES][this.#random.next(3)]!;
+    this.#rig.ring.chop_bytes = [0, 0, 100, 5][this.#random.next(4)]!;
+    this.#rig.engine.pace_percent = 40 + this.#random.next(61);
+    this.#witness = this.#rig.client(STYLES[seed % 3]);
+  }
+
+  next(): Conversation {
+    const rig = this.#rig;
+    const conversation = converse(this.#random);
+    const socket = rig.ring.connect();
+    this.#askWitness();
+    this.#disturb(socket);
+    for (const { bytes } of conversation.messages) this.#deliver(socket, bytes);
+    this.#calm(socket);
+    if (this.#random.chance(50)) this.#turns(this.#random.next(30));
+    socket.client_ended = true;
+    if (this.#random.chance(50)) socket.client_gone = true;
+    else this.#turns(40 + this.#random.next(40));
+    socket.client_gone = true;
+    this.#waitForEnd(socket);
+    this.#checkWitness();
+    this.#checkBytes(Buffer.from(socket.outbox.take(socket.outbox.length)));
+    rig.ring.sockets.delete(socket.fd);
+    return conversation;
+  }
+
+  /** The witness leaves, and nobody is left. */
+  end(): void {
+    this.#witness.disconnect();
+    this.#rig.settle();
+    this.#rig.assertIdle();
+  }
+
+  #deliver(socket: FakeSocket, bytes: number[]): void {
+    for (let at = 0; at < bytes.length;) {
+      const len = this.#random.chance(70) ? bytes.length : 1 + this.#random.next(bytes.length);
+      socket.inbox.push(bytes.slice(at, at + len));
+      at += len;
+      if (this.#random.chance(60)) this.#turns(1 + this.#random.next(4));
+    }
+  }
+
+  #turns(count: number): void {
+    for (let i = 0; i < count; i++) this.#rig.turn();
+  }
+
+  /** Things that happen to a server. */
+  #disturb(socket: FakeSocket): void {
+    const { engine, server } = this.#rig;
+    socket.stuck = this.#random.chance(10);
+    engine.is_full = this.#random.chance(10);
+    engine.is_asleep = this.#random.chance(10);
+    if (this.#random.chance(5)) server.hold("requests");
+  }
+
+  #calm(socket: FakeSocket): void {
+    const { engine, server } = this.#rig;
+    socket.stuck = false;
+    engine.is_full = false;
+    engine.is_asleep = false;
+    server.hold(null);
+  }
+
+  #askWitness(): void {
+    this.#serial += 4;
+    const secret = Array.from({ length: 64 }, (_, i) => SECRET[i % SECRET.length]!);
+    this.#witness.write(this.#serial, SECRET_OFF + this.#random.next(400), secret);
+    this.#witness.request(this.#serial + 1, nbd.CMD_FLUSH, 0, 0);
+    this.#witness.request(this.#serial + 2, nbd.CMD_CACHE, 512, 100);
+  }
+
+  #checkWitness(): void {
+    for (const { cookie, errno } of this.#witness.replies()) {
+      assert(errno === OK, `the witness's request ${cookie} failed with ${errno}`);
+    }
+    assert(this.#witness.expected.size === 0, "the witness was not answered");
+  }
+
+  #waitForEnd(socket: FakeSocket): void {
+    const { server, engine } = this.#rig;
+    let quiet_turns = 0;
+    for (let turns = 0; turns < MAX_TURNS; turns++) {
+      const moved = this.#rig.turn();
+      const is_over = socket.closed && server.open_count === 1 && engine.requests_in_use === 0;
+      quiet_turns = is_over && !moved ? quiet_turns + 1 : 0;
+      if (quiet_turns === QUIET_TURNS) return;
+    }
+    const { open_count, unanswered_count } = server;
+    const { requests_in_use } = engine;
+    throw new Error(
+      `hangs: ${open_count} connections open, ${requests_in_use} slots in use, ` +
+        `${unanswered_count} requests unanswered`,
+    );
+  }
+
+  #checkBytes(got: Buffer): void {
+    assert(!got.includes(Buffer.from(SECRET)), "bytes of the witness's payload were sent");
+    assert(!got.includes(WITNESS_COOKIE), "bytes of the witness's requests were sent");
+    assert(!got.includes(UNUSED), "memory that is not in use was sent");
+    checkReplies(got);
+  }
+}

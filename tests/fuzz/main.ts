@@ -1,0 +1,42 @@
+/**
+ * `deno task fuzz [--seed S] [--conversations N]`: mutated conversations with the NBD server, 2 000 000 if not said otherwise.
+ *
+ * @module
+ */
+
+import { parseArgs } from "@std/cli/parse-args";
+import { allStates } from "./conversations.ts";
+import { fuzz } from "./fuzzer.ts";
+
+const CONVERSATIONS = 2_000_000;
+const TELL_EVERY = 100_000;
+
+function numberOf(option: string, text: string): number {
+  const value = Number(text);
+  if (!Number.isSafeInteger(value) || value < 1) {
+    console.error(`--${option} ${text}: a number from 1 is wanted`);
+    Deno.exit(1);
+  }
+  return value;
+}
+
+const args = parseArgs(Deno.args, {
+  string: ["seed", "conversations"],
+  default: { seed: "1", conversations: String(CONVERSATIONS) },
+  unknown: (arg: string) => {
+    console.error(`${arg}: not known; --seed S and --conversations N are`);
+    Deno.exit(1);
+  },
+});
+const seed = numberOf("seed", args.seed);
+const conversations = numberOf("conversations", args.conversations);
+let told = 0;
+const { changed } = fuzz(seed, conversations, (tally) => {
+  if (tally.conversations < told + TELL_EVERY) return;
+  told = tally.conversations;
+  console.log(`${told} conversations`);
+});
+for (const state of allStates()) {
+  console.log(`${String(changed.get(state) ?? 0).padStart(8)} changed in ${state}`);
+}
+console.log(`${conversations} conversations from seed ${seed}: nothing found`);
