@@ -67,6 +67,15 @@ const SEND_NOW_BYTES = 64 * 1024;
 /** Ranges of one straight receive. */
 const RECV_IOVECS = 64;
 
+// Own names for what every request needs: V8 folds a module's constants into its code, and loads and checks imported ones.
+const READ = CMD_READ;
+const WRITE = CMD_WRITE;
+const CACHE = CMD_CACHE;
+const DISC = CMD_DISC;
+const BLOCK_STATUS = CMD_BLOCK_STATUS;
+const FLAG_FUA = CMD_FLAG_FUA;
+const GOOD = NO_FAILURE;
+
 const NONE = -1;
 const EINTR = 4;
 const EAGAIN = 11;
@@ -342,7 +351,7 @@ export class Connection {
     const len_bytes = this.#is_extended
       ? view.getUint32(at + 24) * 0x100000000 + view.getUint32(at + 28)
       : view.getUint32(at + 24);
-    if (type === CMD_DISC) {
+    if (type === DISC) {
       this.state = State.FINISH;
       return false;
     }
@@ -352,9 +361,9 @@ export class Connection {
     }
     const session = this.#session;
     const failed = validateRequest(type, flags, off_bytes, len_bytes, this.#hub.served, session);
-    if (failed !== NO_FAILURE) return this.#refuse(type, flags, len_bytes, failed);
-    if (type === CMD_BLOCK_STATUS) return this.#tellStatus(flags, off_bytes, len_bytes);
-    return this.#begin(type, off_bytes, len_bytes, (flags & CMD_FLAG_FUA) !== 0);
+    if (failed !== GOOD) return this.#refuse(type, flags, len_bytes, failed);
+    if (type === BLOCK_STATUS) return this.#tellStatus(flags, off_bytes, len_bytes);
+    return this.#begin(type, off_bytes, len_bytes, (flags & FLAG_FUA) !== 0);
   }
 
   /** Answers with an error and skips the payload. One that is longer than anybody sends ends the connection. */
@@ -394,9 +403,9 @@ export class Connection {
 
   #begin(type: number, off_bytes: number, len_bytes: number, fua: boolean): boolean {
     const hub = this.#hub;
-    const slot = type === CMD_READ || type === CMD_CACHE
+    const slot = type === READ || type === CACHE
       ? hub.engine.beginRead(off_bytes, len_bytes)
-      : type === CMD_WRITE
+      : type === WRITE
       ? hub.engine.beginWrite(off_bytes, len_bytes, fua)
       : hub.engine.beginFlush();
     if (slot === NONE) return this.#stall();
@@ -407,7 +416,7 @@ export class Connection {
     this.#copyWords(hub.slot_words, 4 * slot);
     this.active += 1;
     this.#at += this.#request_bytes;
-    if (type === CMD_WRITE) {
+    if (type === WRITE) {
       this.#write_slot = slot;
       this.#left_bytes = len_bytes;
       this.#narrow = this.#isDirect(len_bytes);

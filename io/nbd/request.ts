@@ -9,6 +9,18 @@ import type { Export } from "./handshake.ts";
 import * as nbd from "./protocol.ts";
 import { EXTENDED, type Session, SIMPLE } from "./session.ts";
 
+// Own names for what every request needs: V8 folds a module's constants into its code, and loads and checks imported ones.
+const READ = nbd.CMD_READ;
+const WRITE = nbd.CMD_WRITE;
+const FLAG_FUA = nbd.CMD_FLAG_FUA;
+const FLAG_DF = nbd.CMD_FLAG_DF;
+const FLAG_PAYLOAD = nbd.CMD_FLAG_PAYLOAD_LEN;
+const SIMPLE_STYLE = SIMPLE;
+const EXTENDED_STYLE = EXTENDED;
+const NO_FAILURE = failed.NO_FAILURE;
+const PAST_END = failed.PAST_END;
+const WRITE_PAST_END = failed.WRITE_PAST_END;
+
 /**
  * Judges any request but DISC (NBD protocol, "Request types", "Error values") and returns how it fails (failures.ts), or
  * `NO_FAILURE`. `off_bytes` and `len_bytes` may be inexact above 2^53: they are then outside any device.
@@ -23,9 +35,9 @@ export function validateRequest(
 ): number {
   if (served.is_failing) return failed.DEVICE_FAILS;
   switch (type) {
-    case nbd.CMD_READ:
+    case READ:
       return validateRead(flags, off_bytes, len_bytes, served, session);
-    case nbd.CMD_WRITE:
+    case WRITE:
       return validateWrite(flags, off_bytes, len_bytes, served, session);
     case nbd.CMD_FLUSH:
       return validateFlush(flags, off_bytes, len_bytes);
@@ -45,13 +57,12 @@ function validateRead(
   served: Export,
   session: Session,
 ): number {
-  const valid_flags = session.style === SIMPLE ? 0 : nbd.CMD_FLAG_DF;
-  const wrong = validateFlags(flags, valid_flags);
-  if (wrong !== failed.NO_FAILURE) return wrong;
+  const valid_flags = session.style === SIMPLE_STYLE ? FLAG_FUA : FLAG_FUA | FLAG_DF;
+  if ((flags & ~valid_flags) !== 0) return wrongFlags(flags, valid_flags);
   if (len_bytes > served.max_request_bytes) {
     return (flags & nbd.CMD_FLAG_DF) !== 0 ? failed.TOO_LONG_FOR_ONE : failed.TOO_LONG;
   }
-  return validateRange(off_bytes, len_bytes, served, failed.PAST_END);
+  return validateRange(off_bytes, len_bytes, served, PAST_END);
 }
 
 function validateWrite(
@@ -62,18 +73,16 @@ function validateWrite(
   session: Session,
 ): number {
   // With extended headers a write without this flag is not even a message: the connection has ended with it.
-  const valid_flags = session.style === EXTENDED ? nbd.CMD_FLAG_PAYLOAD_LEN : 0;
-  const wrong = validateFlags(flags, valid_flags);
-  if (wrong !== failed.NO_FAILURE) return wrong;
+  const valid_flags = session.style === EXTENDED_STYLE ? FLAG_FUA | FLAG_PAYLOAD : FLAG_FUA;
+  if ((flags & ~valid_flags) !== 0) return wrongFlags(flags, valid_flags);
   if (served.read_only) return failed.READ_ONLY;
   if (len_bytes > served.max_request_bytes) return failed.TOO_LONG;
-  return validateRange(off_bytes, len_bytes, served, failed.WRITE_PAST_END);
+  return validateRange(off_bytes, len_bytes, served, WRITE_PAST_END);
 }
 
 function validateFlush(flags: number, off_bytes: number, len_bytes: number): number {
-  const wrong = validateFlags(flags, 0);
-  if (wrong !== failed.NO_FAILURE) return wrong;
-  return off_bytes === 0 && len_bytes === 0 ? failed.NO_FAILURE : failed.FLUSH_RANGE;
+  if ((flags & ~FLAG_FUA) !== 0) return wrongFlags(flags, FLAG_FUA);
+  return off_bytes === 0 && len_bytes === 0 ? NO_FAILURE : failed.FLUSH_RANGE;
 }
 
 function validateCache(
@@ -82,10 +91,9 @@ function validateCache(
   len_bytes: number,
   served: Export,
 ): number {
-  const wrong = validateFlags(flags, 0);
-  if (wrong !== failed.NO_FAILURE) return wrong;
+  if ((flags & ~FLAG_FUA) !== 0) return wrongFlags(flags, FLAG_FUA);
   if (len_bytes > served.max_request_bytes) return failed.TOO_LONG;
-  return validateRange(off_bytes, len_bytes, served, failed.PAST_END);
+  return validateRange(off_bytes, len_bytes, served, PAST_END);
 }
 
 function validateStatus(
@@ -95,17 +103,16 @@ function validateStatus(
   served: Export,
   session: Session,
 ): number {
-  const wrong = validateFlags(flags, nbd.CMD_FLAG_REQ_ONE);
-  if (wrong !== failed.NO_FAILURE) return wrong;
+  const valid_flags = FLAG_FUA | nbd.CMD_FLAG_REQ_ONE;
+  if ((flags & ~valid_flags) !== 0) return wrongFlags(flags, valid_flags);
   if (session.contexts === 0) return failed.NO_CONTEXT;
-  return validateRange(off_bytes, len_bytes, served, failed.PAST_END);
+  return validateRange(off_bytes, len_bytes, served, PAST_END);
 }
 
-/** FUA is valid on every command; where nothing is written it says nothing. */
-function validateFlags(flags: number, valid_flags: number): number {
-  const unknown_flags = flags & ~(valid_flags | nbd.CMD_FLAG_FUA);
-  if (unknown_flags === 0) return failed.NO_FAILURE;
-  return unknown_flags === nbd.CMD_FLAG_PAYLOAD_LEN ? failed.UNWANTED_PAYLOAD : failed.UNKNOWN_FLAG;
+/** What is said of a request with other flags than these. FUA is valid on every command; where nothing is written it says nothing. */
+function wrongFlags(flags: number, valid_flags: number): number {
+  const is_payload = (flags & ~valid_flags) === FLAG_PAYLOAD;
+  return is_payload ? failed.UNWANTED_PAYLOAD : failed.UNKNOWN_FLAG;
 }
 
 function validateRange(
@@ -115,7 +122,7 @@ function validateRange(
   past_end: number,
 ): number {
   if (len_bytes === 0) return failed.NO_LENGTH;
-  return off_bytes + len_bytes > served.size_bytes ? past_end : failed.NO_FAILURE;
+  return off_bytes + len_bytes > served.size_bytes ? past_end : NO_FAILURE;
 }
 
 /** Bytes of payload that follow a request's header. */
@@ -136,6 +143,6 @@ export function payloadBytes(
  * the next request cannot be found.
  */
 export function lacksPayload(type: number, flags: number, session: Session): boolean {
-  return session.style === EXTENDED && type === nbd.CMD_WRITE &&
+  return session.style === EXTENDED_STYLE && type === WRITE &&
     (flags & nbd.CMD_FLAG_PAYLOAD_LEN) === 0;
 }

@@ -21,6 +21,7 @@ import type { RangeStates } from "../../core/range_states.ts";
 import { engineFailure, errnoOf } from "./failures.ts";
 import type { Hub } from "./hub.ts";
 import { Iovecs } from "./iovecs.ts";
+import type { NbdEngine } from "./ports.ts";
 import * as nbd from "./protocol.ts";
 import { EXTENDED, type Session, SIMPLE, STRUCTURED } from "./session.ts";
 import { STATUS_BYTES, writeStatus } from "./status_reply.ts";
@@ -67,6 +68,7 @@ const SIMPLE_STYLE = SIMPLE;
 const STRUCTURED_STYLE = STRUCTURED;
 const EXTENDED_STYLE = EXTENDED;
 const READ = nbd.CMD_READ;
+const NO_ERROR = OK;
 const SIMPLE_BYTES = nbd.SIMPLE_REPLY_BYTES;
 const STRUCTURED_BYTES = nbd.STRUCTURED_REPLY_BYTES;
 const EXTENDED_BYTES = nbd.EXTENDED_REPLY_BYTES;
@@ -76,6 +78,7 @@ export class Sender {
   busy = false;
   readonly iovecs: Iovecs;
   readonly #hub: Hub;
+  readonly #engine: NbdEngine;
   readonly #headers_addr: number;
   readonly #headers: Uint32Array;
   readonly #raw_addr: number;
@@ -110,6 +113,7 @@ export class Sender {
 
   constructor(hub: Hub, addr: number) {
     this.#hub = hub;
+    this.#engine = hub.engine;
     const { buffer } = hub.arena.bytes;
     this.#headers_addr = addr;
     this.#headers = new Uint32Array(buffer, addr, HEADERS_BYTES / 4);
@@ -150,10 +154,10 @@ export class Sender {
   /** Queues the reply to a request that the engine has answered. */
   pushAnswer(slot: number): void {
     const hub = this.#hub;
-    const errno = hub.engine.error(slot);
+    const errno = this.#engine.error(slot);
     const type = hub.slot_type[slot]!;
     const index = this.#open(hub.slot_words, 4 * slot, slot);
-    if (errno !== OK) this.#failure(index, engineFailure(type, errno));
+    if (errno !== NO_ERROR) this.#failure(index, engineFailure(type, errno));
     else if (type === READ) this.#data(index, hub.slot_bytes[slot]!);
     else this.#done(index);
   }
@@ -215,7 +219,7 @@ export class Sender {
   /** The bytes of a read follow: a simple reply, or one chunk that is the last as well. */
   #data(index: number, len_bytes: number): void {
     this.#kind[index] = DATA;
-    if (this.#style === SIMPLE_STYLE) this.#simple(index, OK);
+    if (this.#style === SIMPLE_STYLE) this.#simple(index, NO_ERROR);
     else this.#chunk(index, LAST_DATA, OFFSET_BYTES + len_bytes, OFFSET_BYTES);
   }
 
@@ -223,7 +227,7 @@ export class Sender {
   #done(index: number): void {
     this.#kind[index] = BARE;
     if (this.#style === EXTENDED_STYLE) this.#chunk(index, LAST_NONE, 0, 0);
-    else this.#simple(index, OK);
+    else this.#simple(index, NO_ERROR);
   }
 
   #failure(index: number, failed: number): void {
@@ -241,7 +245,7 @@ export class Sender {
     const words = this.#headers;
     const at = this.#header_at[index]!;
     words[at] = SIMPLE_MAGIC;
-    words[at + 1] = errno === OK ? 0 : swap32(errno);
+    words[at + 1] = errno === NO_ERROR ? 0 : swap32(errno);
     this.#close(index, SIMPLE_BYTES);
   }
 
@@ -281,29 +285,34 @@ export class Sender {
 
   /** Adds what is left of a reply; false when the message has no room for all of it. */
   #addReply(index: number): boolean {
-    const kind = this.#kind[index]!;
-    if (kind === STATUS) return this.#addStatus(index);
     if (!this.#header_is_out) {
-      if (kind === FAILURE && this.iovecs.count + 2 > this.iovecs.limit) return false;
+      const kind = this.#kind[index]!;
+      if (kind === STATUS) return this.#addStatus(index);
+      if (kind === FAILURE) return this.#addFailure(index);
       const header_addr = this.#headers_addr + this.#header_at[index]! * 4;
       if (!this.iovecs.add(header_addr, this.#header_bytes[index]!)) return false;
       if (kind === BARE) return true;
-      if (kind === FAILURE) {
-        const { failures } = this.#hub;
-        const failed = this.#detail[index]!;
-        return this.iovecs.add(failures.addr(failed), failures.len(failed));
-      }
       this.#header_is_out = true;
-      this.#next_piece = this.#hub.engine.firstPiece(this.#slots[index]!);
+      this.#next_piece = this.#engine.firstPiece(this.#slots[index]!);
     }
-    const { engine } = this.#hub;
     while (this.#next_piece !== NONE) {
       const piece = this.#next_piece;
-      if (!this.iovecs.add(engine.pieceAddr(piece), engine.pieceLen(piece))) return false;
-      this.#next_piece = engine.nextPiece(piece);
+      if (!this.iovecs.add(this.#engine.pieceAddr(piece), this.#engine.pieceLen(piece))) {
+        return false;
+      }
+      this.#next_piece = this.#engine.nextPiece(piece);
     }
     this.#header_is_out = false;
     return true;
+  }
+
+  /** Header and text, or neither of them. */
+  #addFailure(index: number): boolean {
+    if (this.iovecs.count + 2 > this.iovecs.limit) return false;
+    const { failures } = this.#hub;
+    const failed = this.#detail[index]!;
+    this.iovecs.add(this.#headers_addr + this.#header_at[index]! * 4, this.#header_bytes[index]!);
+    return this.iovecs.add(failures.addr(failed), failures.len(failed));
   }
 
   #addStatus(index: number): boolean {
@@ -342,7 +351,7 @@ export class Sender {
       const index = this.#head & INDEX_MASK;
       if (this.#kind[index] === STATUS) this.#areas_used -= 1;
       const slot = this.#slots[index]!;
-      if (slot !== NONE) this.#hub.engine.release(slot);
+      if (slot !== NONE) this.#engine.release(slot);
     }
     return released;
   }
