@@ -461,6 +461,23 @@ for (const { loop, env } of LOOPS) {
   });
 }
 
+Deno.test("what the server says of its disk, the device says: it turns, or not", async () => {
+  for (const turns of [true, false]) {
+    await using rig = Rig.make();
+    const server = await nbdkit(
+      rig,
+      [],
+      ...["eval", "get_size=echo 64M", "pwrite=cat >/dev/null", "can_write=exit 0"],
+      ...["pread=head -c $3 /dev/zero", `is_rotational=exit ${turns ? 0 : 3}`],
+    );
+    const cache = rig.file("cache", CACHE_BYTES);
+    await rig.ok("create", "d", "--table", `pcache ${cache} ${server.uri}`);
+    const { code } = await run("nbdinfo", ["--is", "rotational", await rig.uri("d")]);
+    assertEquals(code, turns ? 0 : 2);
+    await rig.ok("remove", "d");
+  }
+});
+
 Deno.test("table, deps and info show the URI; a second device on it is refused", async () => {
   await using rig = Rig.make();
   const server = await nbdkit(rig, [], "memory", `${DEVICE_BYTES + 700}`);
