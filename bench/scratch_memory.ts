@@ -119,6 +119,14 @@ export class InstantBacking implements Backing {
     this.#end(id);
   }
 
+  canZero(): boolean {
+    return true;
+  }
+
+  zero(id: number): void {
+    this.#end(id);
+  }
+
   flush(id: number): void {
     this.#end(id);
   }

@@ -9,8 +9,13 @@ export class Counters {
   reads = 0;
   writes = 0;
   flushes = 0;
+  /** Zeroing requests that must keep their space on the backing device, and others. */
+  zeroes = 0;
+  trims = 0;
   read_bytes = 0;
   written_bytes = 0;
+  zeroed_bytes = 0;
+  trimmed_bytes = 0;
   /** Reads by where their bytes came from: all from the cache, some of them, none. Counted when they are answered. */
   read_hits = 0;
   read_partial_hits = 0;
@@ -33,6 +38,8 @@ export class Counters {
   /** Bytes of dirty keys that write-back has done with, and bytes it had to write for them. */
   writeback_key_bytes = 0;
   writeback_bytes = 0;
+  /** Of these, bytes that the backing device was told to make zeroes, or to punch. */
+  writeback_zeroed_bytes = 0;
   writeback_batches = 0;
   /** Keys that could not be written back and were logged again. */
   writeback_relogged = 0;

@@ -34,6 +34,7 @@ import {
   MAX_PIECES,
   MAX_REQUEST_BYTES,
   MAX_REQUESTS,
+  MAX_ZERO_BYTES,
   Pieces,
   READ,
   RECEIVING,
@@ -44,9 +45,10 @@ import {
 } from "./requests.ts";
 import { Segments } from "./segments.ts";
 import { Space } from "./space.ts";
-import { EngineState } from "./state.ts";
+import { EngineState, maxKeySectors } from "./state.ts";
 import { BATCH_KSETS, WriteBack } from "./writeback.ts";
 import { Writes } from "./writes.ts";
+import { ZeroAreas } from "./zeroes.ts";
 
 /** What an engine runs on. */
 export interface EngineOptions {
@@ -103,7 +105,7 @@ export interface Status {
 export class Engine {
   /** Size of the cached device. */
   readonly size_bytes: number;
-  /** Longest request. */
+  /** Longest read, and longest write. */
   readonly max_request_bytes: number;
   /** Slots are 0 .. max_requests-1. */
   readonly max_requests: number;
@@ -150,12 +152,16 @@ export class Engine {
     const sums = cache.data_crc ? new KeySums(cache.n_segs) : null;
     // Every full turn of the cache sweeps the index twice, so dead extents stay few.
     const swept = Math.ceil((2 * index.subtrees) / cache.n_segs);
-    const segments = new Segments(cache.n_segs, cache.generations, (seg) => {
+    const segments: Segments = new Segments(cache.n_segs, cache.generations, (seg) => {
       counters.segments_freed++;
+      zero_areas.retired(seg);
       sums?.clear(seg);
       index.freeSegment(seg);
       index.sweep(swept);
     });
+    const space = new Space(cache, memory, segments);
+    const max_key_sectors = maxKeySectors(cache.data_crc);
+    const zero_areas = new ZeroAreas(cache, memory, segments, space, max_key_sectors);
     const replayed = replay(cache, memory, size_sectors * SECTOR_BYTES, { index, segments, sums });
     const barriers = new Barriers(memory);
     const requests = new Requests(limits.requests);
@@ -178,7 +184,8 @@ export class Engine {
         now_ms,
         limits.staged_keys,
       ),
-      new Space(cache, memory, segments),
+      space,
+      zero_areas,
       new Buffers(memory.buffer_addr, memory.buffer_bytes),
       requests,
       new Pieces(limits.pieces),
@@ -220,7 +227,7 @@ export class Engine {
    * return; -1: all slots are in use.
    */
   beginRead(off_bytes: number, len_bytes: number): number {
-    this.#checkRange(off_bytes, len_bytes);
+    this.#checkRange(off_bytes, len_bytes, this.max_request_bytes);
     this.#state.last_request_ms = this.#state.now_ms;
     return this.#began(this.#reads.begin(off_bytes, len_bytes));
   }
@@ -231,9 +238,20 @@ export class Engine {
    * `fua`: it is answered only when it is durable.
    */
   beginWrite(off_bytes: number, len_bytes: number, fua: boolean): number {
-    this.#checkRange(off_bytes, len_bytes);
+    this.#checkRange(off_bytes, len_bytes, this.max_request_bytes);
     this.#state.last_request_ms = this.#state.now_ms;
     return this.#began(this.#writes.begin(off_bytes, len_bytes, fua));
+  }
+
+  /**
+   * Zeroing: bytes of any alignment, inside the device, at most `MAX_ZERO_BYTES`. No payload is awaited. Returns a slot, which
+   * `takeAnswered` will return; -1: all slots are in use. `may_punch`: the backing device may give up the range's space.
+   * `fua`: it is answered only when it is durable.
+   */
+  beginZero(off_bytes: number, len_bytes: number, may_punch: boolean, fua: boolean): number {
+    this.#checkRange(off_bytes, len_bytes, MAX_ZERO_BYTES);
+    this.#state.last_request_ms = this.#state.now_ms;
+    return this.#began(this.#writes.beginZero(off_bytes, len_bytes, may_punch, fua));
   }
 
   /** A flush: answered when every write answered before it is durable. Returns a slot; -1: all are in use. */
@@ -344,12 +362,14 @@ export class Engine {
   pump(now_ms: number): void {
     this.#state.now_ms = now_ms;
     this.#state.log.now_ms = now_ms;
+    this.#writes.allowKeys();
     this.#goOn();
     while (this.#step(now_ms));
   }
 
   /** How long after `now_ms` `pump` must be called again even if nothing happens; Infinity: not at all. */
   nextTimerMs(now_ms: number): number {
+    if (this.#writes.is_cut_short) return 0;
     const due_ms = Math.min(this.#state.log.dueMs(), this.#writeback.dueMs());
     return Math.max(0, due_ms - now_ms);
   }
@@ -482,9 +502,9 @@ export class Engine {
     }
   }
 
-  #checkRange(off_bytes: number, len_bytes: number): void {
+  #checkRange(off_bytes: number, len_bytes: number, most_bytes: number): void {
     assert(
-      len_bytes > 0 && len_bytes <= this.max_request_bytes,
+      len_bytes > 0 && len_bytes <= most_bytes,
       "a request has a length, within the limit",
     );
     assert(

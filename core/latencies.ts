@@ -8,7 +8,7 @@
  * @module
  */
 
-import { FLUSH, READ, WRITE } from "./requests.ts";
+import { FLUSH, READ, TRIM, WRITE, ZERO } from "./requests.ts";
 
 /** Bucket 0: under 1 us; bucket b: from 2^(b-1) us on, under 2^b us. The last one holds everything longer. */
 export const LATENCY_BUCKETS = 33;
@@ -24,11 +24,12 @@ export interface Histogram {
 /** The histograms of all kinds. */
 export interface LatencyReport {
   readonly read: Histogram;
+  /** Writes, and zeroing of both kinds. */
   readonly write: Histogram;
   readonly flush: Histogram;
 }
 
-const KINDS = Math.max(READ, WRITE, FLUSH) + 1;
+const KINDS = Math.max(READ, WRITE, FLUSH, ZERO, TRIM) + 1;
 
 /** Counts in typed arrays: nothing is allocated for a request. */
 export class Latencies {
@@ -58,15 +59,21 @@ export class Latencies {
   report(): LatencyReport {
     return {
       read: this.#histogram(READ),
-      write: this.#histogram(WRITE),
+      write: this.#histogram(WRITE, ZERO, TRIM),
       flush: this.#histogram(FLUSH),
     };
   }
 
-  #histogram(kind: number): Histogram {
-    const from = kind * LATENCY_BUCKETS;
-    const buckets = [...this.#counts.subarray(from, from + LATENCY_BUCKETS)];
+  #histogram(...kinds: number[]): Histogram {
+    const buckets = new Array<number>(LATENCY_BUCKETS).fill(0);
+    let sum_us = 0;
+    for (const kind of kinds) {
+      for (let i = 0; i < LATENCY_BUCKETS; i++) {
+        buckets[i] = buckets[i]! + this.#counts[kind * LATENCY_BUCKETS + i]!;
+      }
+      sum_us += this.#sums_us[kind]!;
+    }
     const count = buckets.reduce((sum, each) => sum + each, 0);
-    return { count, sum_us: Math.round(this.#sums_us[kind]!), buckets };
+    return { count, sum_us: Math.round(sum_us), buckets };
   }
 }

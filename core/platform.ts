@@ -71,7 +71,14 @@ export interface Backing {
   read(id: number, off_bytes: number, len_bytes: number, to_addr: number): void;
   /** Writes the ranges of `from`, `len_bytes` in all and at most `MAX_GATHER` of them, at `off_bytes`. */
   write(id: number, off_bytes: number, len_bytes: number, from: Gather): void;
-  /** Makes every write that ended before this call durable. */
+  /** Whether `zero` may be asked for; false also when it has turned out to be something that the device cannot do. */
+  canZero(off_bytes: number, len_bytes: number, may_punch: boolean): boolean;
+  /**
+   * Makes the range zeroes, without a transfer. `may_punch`: reads must return zeroes, but its space may be given up. Any error
+   * is right where the device cannot do it: the caller writes zeroes then. Ordered and durable as a write is.
+   */
+  zero(id: number, off_bytes: number, len_bytes: number, may_punch: boolean): void;
+  /** Makes every write and zeroing that ended before this call durable. */
   flush(id: number): void;
 }
 

@@ -20,10 +20,16 @@ export const MAX_REQUESTS = 4096;
 export const MAX_PIECES = 1 << 18;
 /** Longest request, in bytes (announced as NBD's maximum block size). */
 export const MAX_REQUEST_BYTES = 32 * 1024 * 1024;
+/** Longest zeroing, in bytes. It has no payload, and is done a part at a time. */
+export const MAX_ZERO_BYTES = 2 ** 32 - 1;
 
 export const READ = 1;
 export const WRITE = 2;
 export const FLUSH = 3;
+/** Zeroing that the backing device must keep allocated. */
+export const ZERO = 4;
+/** Zeroing for which it may punch holes. */
+export const TRIM = 5;
 
 /** Waits for space, buffers or pieces. */
 export const WAITING = 1;

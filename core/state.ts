@@ -16,6 +16,7 @@ import type { Backing, Memory } from "./platform.ts";
 import { ANSWERED, type Pieces, type RequestQueue, type Requests } from "./requests.ts";
 import type { Segments } from "./segments.ts";
 import type { Space } from "./space.ts";
+import type { ZeroAreas } from "./zeroes.ts";
 
 /** Longest key where it carries a checksum: a small read then verifies this much at most. 64 KiB. */
 const MAX_SUMMED_KEY_SECTORS = 128;
@@ -27,6 +28,11 @@ const SECTOR = SECTOR_BYTES;
 const IS_ANSWERED = ANSWERED;
 const IS_CLEAN = KEY_CLEAN;
 
+/** Most sectors of one key. */
+export function maxKeySectors(data_crc: boolean): number {
+  return data_crc ? MAX_SUMMED_KEY_SECTORS : MAX_KEY_SECTORS;
+}
+
 /** The tables of one engine. */
 export class EngineState {
   now_ms: number;
@@ -37,6 +43,8 @@ export class EngineState {
   /** Everything is to be written back as fast as possible. */
   is_draining = false;
   is_closing = false;
+  /** Most sectors of one key. */
+  readonly max_key_sectors: number;
 
   constructor(
     readonly cache: OpenedCache,
@@ -50,6 +58,7 @@ export class EngineState {
     readonly barriers: Barriers,
     readonly log: Log,
     readonly space: Space,
+    readonly zero_areas: ZeroAreas,
     readonly buffers: Buffers,
     readonly requests: Requests,
     readonly pieces: Pieces,
@@ -59,16 +68,12 @@ export class EngineState {
     now_ms: number,
   ) {
     this.now_ms = now_ms;
+    this.max_key_sectors = maxKeySectors(sums !== null);
   }
 
   /** Since when no request has been under way. A flush that takes long is no reason to do more beside it. */
   get quiet_since_ms(): number {
     return this.requests.pool.in_use > 0 ? this.now_ms : this.last_request_ms;
-  }
-
-  /** Most sectors of one key. */
-  get max_key_sectors(): number {
-    return this.sums === null ? MAX_KEY_SECTORS : MAX_SUMMED_KEY_SECTORS;
   }
 
   /** The request's answer is known. */

@@ -5,6 +5,9 @@
  * When all have ended the backing device is flushed, and only then the new dirty tail stored. So at any moment the backing
  * device holds a prefix of the log, give or take the batch under way.
  *
+ * Zeroes of an area that is known (`zeroes.ts`) are not written but made by the backing device, many neighbours at once, as long as
+ * it can; what it cannot make is written.
+ *
  * What cannot be written now (the backing device refuses it, or its checksum is wrong) is logged again at the key head:
  * same place, same generation. So the tails move on, the rest of the cache lives, and the range is tried again later. A part of a
  * damaged key gets a checksum that does not fit, so that it stays damaged for whoever reads it.
@@ -35,6 +38,7 @@ import { LOG_END, LOG_KEYS, LogReader } from "./log_reader.ts";
 import { type Gather, MAX_GATHER } from "./platform.ts";
 import { SlotPool } from "./slot_pool.ts";
 import type { EngineState } from "./state.ts";
+import { DATA, ZEROES_TO_PUNCH } from "./zeroes.ts";
 
 /**
  * Most ksets in a batch, and most keys: whichever comes first. Where each write is flushed a kset holds one key, and every batch costs a
@@ -46,6 +50,8 @@ const BATCH_KEYS = 64 * KSET_MAX_KEYS;
 const MAX_PLACES = 1 << 15;
 /** Longest merged write, in sectors: 1 MiB. */
 const MAX_WRITE_SECTORS = 2048;
+/** Longest merged zeroing, in sectors: 32 MiB. A disk may have to write it, and some loops wait for that. */
+const MAX_ZERO_SECTORS = 65536;
 /** Most writes under way; most while requests keep coming, when much of the cache is dirty and when not. */
 const MAX_WRITES = 64;
 const MAX_WRITES_BUSY = 8;
@@ -82,6 +88,8 @@ interface Failed {
 /** The ranges of one backing write. */
 class Ranges implements Gather {
   count = 0;
+  /** What they are, as `ZeroAreas` tells; zeroes need no transfer. */
+  kind = DATA;
   readonly sector: Float64Array = new Float64Array(MAX_GATHER);
   readonly sectors: Uint32Array = new Uint32Array(MAX_GATHER);
   readonly #addr = new Float64Array(MAX_GATHER);
@@ -337,6 +345,7 @@ export class WriteBack {
     const id = this.#ids.take();
     const ranges = this.#writes[id] ??= new Ranges(); // most devices never have so many under way
     ranges.count = 0;
+    ranges.kind = DATA;
     const retry = this.#retries.pop();
     if (retry !== undefined) ranges.add(retry.sector, retry.sectors, retry.addr);
     else this.#gather(ranges);
@@ -346,7 +355,9 @@ export class WriteBack {
     }
     const len_bytes = ranges.total_sectors * SECTOR_BYTES;
     const off_bytes = ranges.sector[0]! * SECTOR_BYTES;
-    this.#state.backing.write(FIRST_WRITE_ID + id, off_bytes, len_bytes, ranges);
+    const { backing } = this.#state;
+    if (ranges.kind === DATA) backing.write(FIRST_WRITE_ID + id, off_bytes, len_bytes, ranges);
+    else backing.zero(FIRST_WRITE_ID + id, off_bytes, len_bytes, ranges.kind === ZEROES_TO_PUNCH);
     return true;
   }
 
@@ -359,10 +370,17 @@ export class WriteBack {
       if (extent < 0) return;
       const sector = this.#merged_base + merged.start(extent);
       const size = merged.sectors(extent);
-      const is_neighbour = ranges.count === 0 || sector === ranges.sector[0]! + sectors;
-      if (!is_neighbour || (sectors > 0 && sectors + size > MAX_WRITE_SECTORS)) return;
+      const kind = this.#kindOf(sector, size, merged.segment(extent), merged.place(extent));
+      if (ranges.count === 0) ranges.kind = kind;
+      const is_neighbour = ranges.count === 0 ||
+        (sector === ranges.sector[0]! + sectors && kind === ranges.kind);
+      const most = kind === DATA ? MAX_WRITE_SECTORS : MAX_ZERO_SECTORS;
+      const is_long = sectors > 0 && sectors + size > most;
+      if (!is_neighbour || is_long) return;
       this.#merged_next = merged.start(extent) + size;
-      if (!this.#state.verify(merged.segment(extent), merged.place(extent), size)) {
+      if (
+        kind === DATA && !this.#state.verify(merged.segment(extent), merged.place(extent), size)
+      ) {
         this.#state.counters.checksum_failures++;
         this.#failed.push({ sector, sectors: size });
         if (ranges.count > 0) return;
@@ -372,6 +390,20 @@ export class WriteBack {
       ranges.add(sector, size, this.#state.cache.dataAddr(merged.segment(extent), off));
       sectors += size;
     }
+  }
+
+  /** How the bytes at a place are written back: as data, or as one of the kinds of zeroing. */
+  #kindOf(sector: number, sectors: number, seg: number, place: number): number {
+    const { zero_areas, backing } = this.#state;
+    const kind = zero_areas.kindOf(seg, place, sectors);
+    if (kind === DATA) return DATA;
+    const off_bytes = sector * SECTOR_BYTES;
+    const can_zero = backing.canZero(
+      off_bytes,
+      sectors * SECTOR_BYTES,
+      kind === ZEROES_TO_PUNCH,
+    );
+    return can_zero ? kind : DATA;
   }
 
   /** The next extent of the batch, in the next subtree that has any; -1: none is left. */
@@ -406,15 +438,17 @@ export class WriteBack {
     const ranges = this.#writes[write]!;
     this.#ids.put(write);
     if (errno === 0) {
-      this.#written_bytes += ranges.total_sectors * SECTOR_BYTES;
+      const len_bytes = ranges.total_sectors * SECTOR_BYTES;
+      this.#written_bytes += len_bytes;
+      if (ranges.kind !== DATA) this.#state.counters.writeback_zeroed_bytes += len_bytes;
       return;
     }
-    this.#state.counters.backing_write_errors++;
-    if (ranges.count === 1) {
+    if (ranges.kind === DATA) this.#state.counters.backing_write_errors++;
+    if (ranges.kind === DATA && ranges.count === 1) {
       this.#failed.push({ sector: ranges.sector[0]!, sectors: ranges.sectors[0]! });
       return;
     }
-    // One bad sector must not keep its neighbours from being written.
+    // One bad sector must not keep its neighbours from being written; and zeroes that could not be made are written.
     for (let i = 0; i < ranges.count; i++) {
       const sector = ranges.sector[i]!;
       this.#retries.push({ sector, sectors: ranges.sectors[i]!, addr: ranges.addr(i) });

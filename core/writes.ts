@@ -8,7 +8,12 @@
  * Writes whose payload has come are entered together, in order, at the next `pump` or `takeAnswered`: what they need of the index is
  * fetched from memory at once.
  *
+ * Zeroing (`zeroes.ts`) has no payload. It takes its turn among the writes that wait, and then goes over its range from the start to the
+ * end, a key at a time, as far as there is room for keys; its edges are those of a write. So a long one is not atomic, as a long
+ * write is not while its reader is about.
+ *
  * Invariants:
+ * - only the first in the queue zeroes; it takes a bounded number of keys between two calls of `allowKeys`;
  * - what a write needs (space, pieces, room in the log) is taken whole or not at all, in the order writes came;
  * - a piece pins its segment from then until its key is staged.
  *
@@ -20,7 +25,16 @@ import { MAX_EXPECTED, SUBTREE_SECTORS } from "./extent_index.ts";
 import type { Fills, FillWaiter } from "./fills.ts";
 import type { Flushes } from "./flushes.ts";
 import { SECTOR_BYTES } from "./format.ts";
-import { ABANDONED, PENDING, PLACED, RECEIVING, RequestQueue, WRITE } from "./requests.ts";
+import {
+  ABANDONED,
+  PENDING,
+  PLACED,
+  RECEIVING,
+  RequestQueue,
+  TRIM,
+  WRITE,
+  ZERO,
+} from "./requests.ts";
 import type { EngineState } from "./state.ts";
 
 // Own names for what is imported: V8 folds a module's constants into its code, and loads and checks imported ones at each use.
@@ -30,6 +44,9 @@ const IS_PENDING = PENDING;
 const IS_PLACED = PLACED;
 const NO_ERROR = OK;
 const GROUP = MAX_EXPECTED;
+/** Most keys of zeroing in a turn of the loop: with checksums, 64 MiB. */
+const MAX_ZERO_KEYS = 1024;
+const ZEROES = new Uint8Array(SECTOR_BYTES);
 
 /** The writing half of the engine. */
 export class Writes implements FillWaiter {
@@ -41,6 +58,10 @@ export class Writes implements FillWaiter {
   readonly #arrived: RequestQueue;
   /** Edges that wait for buffer space, linked through `Pieces.next_waiter`. */
   #first_edge = -1;
+  /** Of the first in the queue, if it zeroes: the sector that it goes on with; -1: it has not begun. */
+  #zero_next = -1;
+  /** How many keys may be zeroed in this turn of the loop. */
+  #zero_keys_left = MAX_ZERO_KEYS;
 
   constructor(state: EngineState, fills: Fills, flushes: Flushes) {
     this.#state = state;
@@ -52,7 +73,17 @@ export class Writes implements FillWaiter {
 
   /** Whether a write waits for space. */
   get is_starved(): boolean {
-    return !this.#waiting.is_empty;
+    return !this.#waiting.is_empty && !this.is_cut_short;
+  }
+
+  /** Whether a zeroing waits for nothing but the next turn. */
+  get is_cut_short(): boolean {
+    return !this.#waiting.is_empty && this.#zero_keys_left === 0;
+  }
+
+  /** A turn of the loop begins. */
+  allowKeys(): void {
+    this.#zero_keys_left = MAX_ZERO_KEYS;
   }
 
   /** A write of bytes inside the cached device. Returns its slot; -1: all are in use. */
@@ -68,6 +99,28 @@ export class Writes implements FillWaiter {
       counters.waited++;
       this.#waiting.push(slot);
     }
+    return slot;
+  }
+
+  /** Zeroing of bytes inside the cached device. Returns its slot; -1: all are in use. */
+  beginZero(off_bytes: number, len_bytes: number, may_punch: boolean, fua: boolean): number {
+    const { requests, counters, barriers } = this.#state;
+    const slot = requests.take(may_punch ? TRIM : ZERO, off_bytes, len_bytes, fua);
+    if (slot < 0) return -1;
+    if (may_punch) {
+      counters.trims++;
+      counters.trimmed_bytes += len_bytes;
+    } else {
+      counters.zeroes++;
+      counters.zeroed_bytes += len_bytes;
+    }
+    if (barriers.has_failed) {
+      this.#state.answer(slot, EIO);
+      return slot;
+    }
+    const is_first = this.#waiting.is_empty;
+    this.#waiting.push(slot);
+    if (is_first) this.#zeroFirst(slot);
     return slot;
   }
 
@@ -123,6 +176,8 @@ export class Writes implements FillWaiter {
       if (this.#state.requests.state[slot] === ABANDONED) {
         this.#waiting.shift();
         this.#state.requests.pool.put(slot);
+      } else if (this.#isZeroing(slot)) {
+        if (!this.#zeroFirst(slot)) return any;
       } else if (this.#state.barriers.has_failed) {
         this.#waiting.shift();
         this.#state.answer(slot, EIO);
@@ -157,6 +212,81 @@ export class Writes implements FillWaiter {
     }
     this.#fills.unref(fill);
     this.#wake(slot);
+  }
+
+  #isZeroing(slot: number): boolean {
+    const kind = this.#state.requests.kind[slot]!;
+    return kind === ZERO || kind === TRIM;
+  }
+
+  /**
+   * Zeroes as much of the first request in the queue as can be zeroed now; the last of it takes it off the queue. Returns whether
+   * anything changed.
+   */
+  #zeroFirst(slot: number): boolean {
+    const { requests, barriers } = this.#state;
+    const may_punch = requests.kind[slot] === TRIM;
+    const off_bytes = requests.off_bytes[slot]!;
+    const end_bytes = off_bytes + requests.len_bytes[slot]!;
+    const from = this.#zero_next;
+    if (barriers.has_failed) {
+      requests.error[slot] = EIO;
+      if (from < 0) requests.waits[slot] = 1;
+    } else {
+      if (from < 0 && !this.#zeroEdges(slot)) return false;
+      const end = Math.floor(end_bytes / SECTOR);
+      while (this.#zero_next < end && this.#zeroKey(this.#zero_next, end, may_punch));
+      if (this.#zero_next < end) return this.#zero_next !== from;
+    }
+    this.#zero_next = -1;
+    this.#waiting.shift();
+    requests.state[slot] = IS_PENDING; // unless this was the last to wait for
+    this.#wake(slot);
+    return true;
+  }
+
+  /** Begins a zeroing: enters the parts of sectors at its ends. False: there was no room for these, nothing was changed. */
+  #zeroEdges(slot: number): boolean {
+    const { requests, pieces, space, log, memory, zero_areas } = this.#state;
+    const off_bytes = requests.off_bytes[slot]!;
+    const end_bytes = off_bytes + requests.len_bytes[slot]!;
+    const from = Math.floor(off_bytes / SECTOR);
+    const last = Math.floor((end_bytes - 1) / SECTOR);
+    const has_head_edge = off_bytes % SECTOR !== 0;
+    const has_tail_edge = end_bytes % SECTOR !== 0 && !(has_head_edge && from === last);
+    const edges = (has_head_edge ? 1 : 0) + (has_tail_edge ? 1 : 0);
+    const available = Math.min(pieces.pool.available, space.available_sectors, log.available);
+    if (available < edges) return false;
+    if (has_head_edge) this.#placePiece(slot, from, 1);
+    if (has_tail_edge) this.#placePiece(slot, last, 1);
+    requests.waits[slot] = 1; // for the sectors between
+    for (let piece = requests.first_piece[slot]!; piece >= 0; piece = pieces.next[piece]!) {
+      memory.write(pieces.addr[piece]!, ZEROES, pieces.len_bytes[piece]!);
+      this.#enterEdge(piece);
+    }
+    zero_areas.begin(requests.kind[slot] === TRIM);
+    this.#zero_next = has_head_edge ? from + 1 : from;
+    return true;
+  }
+
+  /** Zeroes the next key's sectors, from `sector` to `end` at most. False: there is no room now. */
+  #zeroKey(sector: number, end: number, may_punch: boolean): boolean {
+    const { log, index, space, segments, sums, max_key_sectors, zero_areas } = this.#state;
+    if (this.#zero_keys_left === 0 || log.available === 0) return false;
+    const needed = zero_areas.needsArea(may_punch) ? zero_areas.most_taken_sectors : 0;
+    if (space.available_sectors < needed) return false;
+    this.#zero_keys_left--;
+    const in_subtree = SUBTREE - sector % SUBTREE;
+    const most = Math.min(end - sector, in_subtree, max_key_sectors);
+    zero_areas.locate(sector, most, may_punch);
+    const { located_seg: seg, located_place: place, located_sectors: sectors } = zero_areas;
+    log.reserve(1);
+    index.insertCached(sector, sectors, seg, place, false);
+    const crc = sums === null ? 0 : zero_areas.crcOf(sectors);
+    this.#state.logKey(sector, sectors, seg, place, false, crc);
+    segments.unpin(seg);
+    this.#zero_next = sector + sectors;
+    return true;
   }
 
   /** Most pieces that the request can be cut into. */

@@ -5,6 +5,8 @@
  * page, and carry its old neighbours back over a direct write that went on meanwhile. So either everything is direct
  * (the device takes sectors of 512 bytes, which is all the engine asks for), or only whole pages are.
  *
+ * Zeroing is a fallocate(2) of whole pages: the file system clears the rest of a page through the page cache, which is the same danger.
+ *
  * @module
  */
 
@@ -13,7 +15,7 @@ import { EINVAL, EIO } from "../core/errors.ts";
 import { type Backing, type Gather, MAX_BACKING_IDS, MAX_GATHER } from "../core/platform.ts";
 import type { Arena } from "./arena.ts";
 import { type DeviceFile, openDirect } from "./files.ts";
-import { EAGAIN, EINTR, libc } from "./libc.ts";
+import { EAGAIN, EINTR, ENOSYS, EOPNOTSUPP, libc } from "./libc.ts";
 import type { Ring } from "./ring.ts";
 
 const SECTOR_BYTES = 512;
@@ -24,6 +26,13 @@ const NONE = 0;
 const READ = 1;
 const WRITE = 2;
 const FLUSH = 3;
+const ZERO = 4;
+const PUNCH = 5;
+
+// Modes of fallocate(2).
+const FALLOC_FL_KEEP_SIZE = 1;
+const FALLOC_FL_PUNCH_HOLE = 2;
+const FALLOC_FL_ZERO_RANGE = 16;
 
 /** Who is told of the ends of requests: the engine. */
 export interface BackingUser {
@@ -70,6 +79,9 @@ export class FileBacking implements LoopBacking {
   #unit_bytes: number;
   readonly #range_bytes: number;
   readonly #addr_bytes: number;
+  readonly #page_bytes: number;
+  #can_zero = true;
+  #can_punch = true;
 
   // The requests under way, by id.
   readonly #op = new Uint8Array(MAX_BACKING_IDS);
@@ -97,10 +109,11 @@ export class FileBacking implements LoopBacking {
     this.#direct_fd = openDirect(file);
     this.#range_bytes = file.direct_unit_bytes;
     this.#addr_bytes = file.direct_addr_bytes;
+    this.#page_bytes = libc.getpagesize();
     const by_sector = Math.max(this.#range_bytes, this.#addr_bytes) <= SECTOR_BYTES;
     this.#unit_bytes = by_sector
       ? SECTOR_BYTES
-      : Math.max(this.#range_bytes, this.#addr_bytes, libc.getpagesize());
+      : Math.max(this.#range_bytes, this.#addr_bytes, this.#page_bytes);
     this.#iovecs_addr = arena.alloc(MAX_BACKING_IDS * IOVECS_BYTES, 4096);
     this.#iovecs = arena.words(this.#iovecs_addr, MAX_BACKING_IDS * IOVECS_BYTES);
   }
@@ -135,6 +148,17 @@ export class FileBacking implements LoopBacking {
     this.#submit(id);
   }
 
+  canZero(off_bytes: number, len_bytes: number, may_punch: boolean): boolean {
+    return (may_punch ? this.#can_punch : this.#can_zero) && off_bytes % this.#page_bytes === 0 &&
+      len_bytes % this.#page_bytes === 0;
+  }
+
+  zero(id: number, off_bytes: number, len_bytes: number, may_punch: boolean): void {
+    this.#begin(may_punch ? PUNCH : ZERO, id, off_bytes, len_bytes);
+    this.#request_fd[id] = this.#fd;
+    this.#submit(id);
+  }
+
   flush(id: number): void {
     this.#begin(FLUSH, id, 0, 0);
     this.#request_fd[id] = this.#fd;
@@ -157,7 +181,13 @@ export class FileBacking implements LoopBacking {
       this.#submit(id);
       return UNDER_WAY;
     }
-    const short = result >= 0 && this.#op[id] !== FLUSH && result < this.#left_bytes[id]!;
+    const op = this.#op[id]!;
+    if (result === -EOPNOTSUPP || result === -ENOSYS) {
+      if (op === ZERO) this.#can_zero = false;
+      if (op === PUNCH) this.#can_punch = false;
+    }
+    const is_transfer = op === READ || op === WRITE;
+    const short = is_transfer && result >= 0 && result < this.#left_bytes[id]!;
     // Nothing at all: the file has become shorter than it was.
     if (short && result > 0) {
       this.#advance(id, result);
@@ -219,6 +249,13 @@ export class FileBacking implements LoopBacking {
         const first = id * MAX_GATHER + this.#first_iovec[id]!;
         const iovec_addr = this.#iovecs_addr + first * IOVEC_WORDS * 4;
         this.#ring.writev(user, fd, iovec_addr, this.#iovec_count[id]!, off_bytes);
+        break;
+      }
+      case ZERO:
+      case PUNCH: {
+        const what = this.#op[id] === PUNCH ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
+        const mode = what | FALLOC_FL_KEEP_SIZE;
+        this.#ring.fallocate(user, fd, mode, off_bytes, this.#left_bytes[id]!);
         break;
       }
       case FLUSH:

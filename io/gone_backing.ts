@@ -24,6 +24,8 @@ export function goneBacking(old: LoopBacking): LoopBacking {
     close: () => {},
     read: refuse,
     write: refuse,
+    canZero: () => false,
+    zero: refuse,
     flush: refuse,
   };
 }

@@ -263,6 +263,15 @@ export class NbdBacking implements LoopBacking {
     this.#range_count[id] = from.count;
   }
 
+  // Zeroes are written: a server need not be able to do more.
+  canZero(): boolean {
+    return false;
+  }
+
+  zero(): never {
+    throw new Error("backing: a server is asked to make zeroes");
+  }
+
   flush(id: number): void {
     this.#begin(FLUSH, id, 0, 0);
   }

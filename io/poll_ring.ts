@@ -38,6 +38,7 @@ const OP_POLL = 5;
 const OP_READ = 6;
 const OP_WRITEV = 7;
 const OP_FDATASYNC = 8;
+const OP_FALLOCATE = 9;
 
 const POLLIN = 1;
 const POLLOUT = 4;
@@ -57,8 +58,9 @@ export class PollRing implements Ring {
   readonly #op: Uint8Array;
   readonly #user: Uint32Array;
   readonly #fd: Int32Array;
-  /** Length in bytes, or the number of iovecs. */
+  /** Length in bytes, or the number of iovecs, or the mode of a fallocate. */
   readonly #len: Uint32Array;
+  /** Address, or the length of a fallocate. */
   readonly #addr: Float64Array;
   readonly #off_bytes: Float64Array;
   readonly #result: Int32Array;
@@ -131,6 +133,10 @@ export class PollRing implements Ring {
     off_bytes: number,
   ): void {
     this.#request(OP_WRITEV, user, fd, iovec_addr, iovec_count, off_bytes);
+  }
+
+  fallocate(user: number, fd: number, mode: number, off_bytes: number, len_bytes: number): void {
+    this.#request(OP_FALLOCATE, user, fd, len_bytes, mode, off_bytes);
   }
 
   fdatasync(user: number, fd: number): void {
@@ -248,6 +254,8 @@ export class PollRing implements Ring {
     for (;;) {
       const outcome = this.#op[place] === OP_FDATASYNC
         ? libc.fdatasync(fd)
+        : this.#op[place] === OP_FALLOCATE
+        ? libc.fallocate(fd, this.#len[place]!, off, this.#len_word.set(this.#addr[place]!))
         : this.#op[place] === OP_READ
         ? libc.pread(
           fd,

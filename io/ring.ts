@@ -45,6 +45,8 @@ export interface Ring {
     iovec_count: number,
     off_bytes: number,
   ): void;
+  /** Zeroes, punches or allocates a range of a file or block device, as the mode of fallocate(2) says. Result: 0. */
+  fallocate(user: number, fd: number, mode: number, off_bytes: number, len_bytes: number): void;
   /** Makes what was written to a file or block device durable. Result: 0. */
   fdatasync(user: number, fd: number): void;
   /** Waits until the descriptor is readable, once. Result: the events of poll(2). */

@@ -58,6 +58,7 @@ const OP_POLL_ADD = 6;
 const OP_SENDMSG = 9;
 const OP_RECVMSG = 10;
 const OP_ACCEPT = 13;
+const OP_FALLOCATE = 17;
 const OP_READ = 22;
 const OP_RECV = 27;
 
@@ -235,6 +236,12 @@ export class UringRing implements Ring {
     this.#putOffset(at, off_bytes);
   }
 
+  fallocate(user: number, fd: number, mode: number, off_bytes: number, len_bytes: number): void {
+    const at = this.#request(OP_FALLOCATE, user, fd, mode);
+    this.#putWord(at + SQE_ADDR, len_bytes);
+    this.#putWord(at + SQE_OFF, off_bytes);
+  }
+
   fdatasync(user: number, fd: number): void {
     this.#sqes[this.#request(OP_FSYNC, user, fd, 0) + SQE_OP_FLAGS] = FSYNC_DATASYNC;
   }
@@ -321,8 +328,12 @@ export class UringRing implements Ring {
   }
 
   #putOffset(at: number, off_bytes: number): void {
-    this.#sqes[at + SQE_OFF] = off_bytes >>> 0;
-    this.#sqes[at + SQE_OFF + 1] = off_bytes / 4294967296;
+    this.#putWord(at + SQE_OFF, off_bytes);
+  }
+
+  #putWord(at: number, value: number): void {
+    this.#sqes[at] = value >>> 0;
+    this.#sqes[at + 1] = value / 4294967296;
   }
 
   /** Hands requests over until there is a free place again. */

@@ -13,7 +13,7 @@ const SECTOR = 512;
 
 /** One request under way. */
 export interface SimRequest {
-  readonly kind: "read" | "write" | "flush";
+  readonly kind: "read" | "write" | "zero" | "flush";
   readonly id: number;
   readonly off: number;
   readonly len: number;
@@ -32,7 +32,9 @@ export class SimBacking implements Backing {
   readonly size_bytes: number;
   readonly pending: SimRequest[] = [];
   /** Counts of requests ended, by kind. */
-  readonly ended = { read: 0, write: 0, flush: 0 };
+  readonly ended = { read: 0, write: 0, zero: 0, flush: 0 };
+  /** Set to false to make it one that cannot zero. */
+  can_zero = true;
   /** Set to make requests fail. */
   fault: Fault = () => 0;
 
@@ -57,14 +59,27 @@ export class SimBacking implements Backing {
       total += from.len(i);
     }
     assert(total === len_bytes, `backing write: ranges hold ${total} bytes, not ${len_bytes}`);
+    this.#checkApart(off_bytes, len_bytes);
+    this.#start("write", id, off_bytes, len_bytes, ranges);
+  }
+
+  canZero(_off_bytes: number, _len_bytes: number, _may_punch: boolean): boolean {
+    return this.can_zero;
+  }
+
+  zero(id: number, off_bytes: number, len_bytes: number, _may_punch: boolean): void {
+    this.#checkApart(off_bytes, len_bytes);
+    this.#start("zero", id, off_bytes, len_bytes, []);
+  }
+
+  #checkApart(off_bytes: number, len_bytes: number): void {
     for (const other of this.pending) {
       const apart = off_bytes + len_bytes <= other.off || other.off + other.len <= off_bytes;
       assert(
-        apart || other.kind !== "write",
+        apart || (other.kind !== "write" && other.kind !== "zero"),
         `backing writes at ${off_bytes} and ${other.off} overlap while both are under way`,
       );
     }
-    this.#start("write", id, off_bytes, len_bytes, ranges);
   }
 
   flush(id: number): void {
@@ -99,6 +114,7 @@ export class SimBacking implements Backing {
   /** The request's bytes move. */
   protected move(request: SimRequest): void {
     let at = request.off;
+    if (request.kind === "zero") this.bytes.fill(0, at, at + request.len);
     for (const [addr, len] of request.ranges) {
       if (request.kind === "read") this.memory_bytes.set(this.bytes.subarray(at, at + len), addr);
       else this.bytes.set(this.memory_bytes.subarray(addr, addr + len), at);
@@ -126,7 +142,8 @@ export class SimBacking implements Backing {
   /** The engine is gone: what it had under way ends or not, each by chance, and is reported to nobody. */
   abandon(): void {
     for (const request of this.pending) {
-      const may_move = request.kind === "write" && request.errno === 0 && !request.moved_early;
+      const is_write = request.kind === "write" || request.kind === "zero";
+      const may_move = is_write && request.errno === 0 && !request.moved_early;
       if (may_move && this.random.chance(0.5)) this.move(request);
     }
     this.pending.length = 0;

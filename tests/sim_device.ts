@@ -103,6 +103,14 @@ export class SimDevice {
     return errno;
   }
 
+  /** Zeroes; returns the error number. */
+  zero(off_bytes: number, len_bytes: number, may_punch = false, fua = false): number {
+    const slot = this.engine.beginZero(off_bytes, len_bytes, may_punch, fua);
+    const errno = this.#end(slot);
+    this.engine.release(slot);
+    return errno;
+  }
+
   read(off_bytes: number, len_bytes: number): Answer {
     const { engine, memory } = this;
     const slot = engine.beginRead(off_bytes, len_bytes);

@@ -84,6 +84,8 @@ interface Mood {
   readonly flushes: number;
   readonly fua: number;
   readonly unaligned: number;
+  /** Of the writes, how many zero or trim. */
+  readonly zeroes: number;
   /** Where most requests go. */
   readonly hot_off: number;
   readonly hot_bytes: number;
@@ -130,6 +132,8 @@ export class Simulation {
     fills: 0,
     fills_not_kept: 0,
     segments_freed: 0,
+    zeroes: 0,
+    writeback_zeroed: 0,
     /** Keys logged again, since a backing write failed. */
     writeback_relogged: 0,
   };
@@ -204,6 +208,7 @@ export class Simulation {
       flushes: random.pick([0, 0.02, 0.1]),
       fua: random.pick([0, 0.05, 0.3]),
       unaligned: random.pick([0, 0.1, 0.5]),
+      zeroes: random.pick([0, 0.1, 0.1, 0.6]),
       hot_off: Math.floor(hot_off / 512) * 512,
       hot_bytes: Math.min(hot_bytes, device_bytes),
       hot: random.pick([0, 0.5, 0.95]),
@@ -287,8 +292,19 @@ export class Simulation {
       len -= shift;
       len -= random.below(Math.min(len, 1024));
     }
-    if (random.chance(mood.writes)) this.beginWrite(off, len, random.chance(mood.fua));
+    const is_write = random.chance(mood.writes);
+    if (is_write && random.chance(mood.zeroes)) {
+      this.beginZero(off, len, random.chance(0.5), random.chance(mood.fua));
+    } else if (is_write) this.beginWrite(off, len, random.chance(mood.fua));
     else this.beginRead(off, len);
+  }
+
+  beginZero(off: number, len: number, may_punch: boolean, fua: boolean): void {
+    const slot = this.engine.beginZero(off, len, may_punch, fua);
+    if (slot < 0) return;
+    const write = this.model.beginWrite(off, len, () => {}); // zeroes
+    this.#enter({ kind: "write", slot, write, fua, is_placed: false });
+    this.seen.zeroes++;
   }
 
   beginWrite(off: number, len: number, fua: boolean): void {
@@ -517,6 +533,7 @@ export class Simulation {
     this.seen.fills += counters.fills;
     this.seen.fills_not_kept += counters.fills_not_kept;
     this.seen.segments_freed += counters.segments_freed;
+    this.seen.writeback_zeroed += counters.writeback_zeroed_bytes;
     this.seen.writeback_relogged += counters.writeback_relogged;
     const never = ["checksum_failures", "backing_write_errors", "writeback_relogged"] as const;
     for (const what of never) {

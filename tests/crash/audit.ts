@@ -188,18 +188,28 @@ function at({ seg, off }: LogPlace): string {
   return `${seg}:${off}`;
 }
 
-/** Which sector of the cached device each sector of a data area belongs to: one, as long as a generation lasts. */
+/**
+ * Which sector of the cached device each sector of a data area belongs to: one, as long as a generation lasts. Zeroes may belong to many.
+ */
 class Owners {
+  readonly #media: Media;
   readonly #sectors: number;
   readonly #owner: Int32Array;
 
   constructor(media: Media) {
+    this.#media = media;
     this.#sectors = Math.floor((media.segment_bytes - DATA_OFF_BYTES) / SECTOR);
     this.#owner = new Int32Array(media.segments * this.#sectors).fill(-1);
   }
 
+  #isZero(seg: number, off: number): boolean {
+    const addr = this.#media.dataAddr(seg, off);
+    return this.#media.bytes.subarray(addr, addr + SECTOR).every((byte) => byte === 0);
+  }
+
   claim({ off, len, seg, seg_off }: MediaKey): void {
     for (let i = 0; i < len / SECTOR; i++) {
+      if (this.#isZero(seg, seg_off + i * SECTOR)) continue;
       const place = seg * this.#sectors + seg_off / SECTOR + i;
       const sector = off / SECTOR + i;
       const owner = this.#owner[place]!;

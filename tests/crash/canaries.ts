@@ -47,6 +47,30 @@ export const CANARIES: readonly Canary[] = [
     replace: "",
   },
   {
+    name: "a zero area is not persisted before keys name it",
+    file: "zeroes.ts",
+    find: "    this.#memory.persist(addr, len_bytes);\n",
+    replace: "",
+  },
+  {
+    name: "a zero area is used on when its segment has retired",
+    file: "engine.ts",
+    find: "      zero_areas.retired(seg);\n",
+    replace: "",
+  },
+  {
+    name: "two zeroings of a sector name the same place",
+    file: "zeroes.ts",
+    find: "    area.begun++;\n",
+    replace: "",
+  },
+  {
+    name: "zeroes that the backing device could not make count as made",
+    file: "writeback.ts",
+    find: "    if (errno === 0) {\n      const len_bytes",
+    replace: "    if (errno === 0 || ranges.kind !== DATA) {\n      const len_bytes",
+  },
+  {
     name: "a kset is not persisted",
     file: "log.ts",
     find: "    this.#memory.persist(addr, len_bytes);\n",

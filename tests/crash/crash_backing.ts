@@ -90,12 +90,22 @@ export class CrashBacking extends SimBacking {
       bytes.set(this.memory_bytes.subarray(from.addr(i), from.addr(i) + from.len(i)), at);
       at += from.len(i);
     }
+    this.#began(id, off, bytes);
+  }
+
+  override zero(...args: Parameters<SimBacking["zero"]>): void {
+    super.zero(...args);
+    const [id, off, len] = args;
+    this.#began(id, off, new Uint8Array(len));
+  }
+
+  #began(id: number, off: number, bytes: Uint8Array): void {
     this.volatile.push({ off, bytes, id, ended: Infinity });
     this.onWrite(off, bytes);
   }
 
   protected override end(request: SimRequest): void {
-    if (request.kind === "write") {
+    if (request.kind === "write" || request.kind === "zero") {
       const write = this.volatile.findLast((write) => write.id === request.id)!;
       write.ended = ++this.#clock;
       if (request.errno !== 0) this.#breakWrite(write);

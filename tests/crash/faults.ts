@@ -27,7 +27,7 @@ const OPERATIONS = 30;
 const READ_BYTES = 16 * SECTOR;
 
 /** What fails: of the backing device, or of the cache device. */
-const KINDS = ["read", "write", "flush", "barrier", "cache read"] as const;
+const KINDS = ["read", "write", "zero", "flush", "barrier", "cache read"] as const;
 type Kind = typeof KINDS[number];
 
 /** Counts up to the request that fails. */
@@ -157,8 +157,11 @@ class FaultRun {
     const kind = random.below(10);
     if (kind < 4) {
       const shift = random.chance(0.2) ? random.below(SECTOR) : 0;
-      const write = model.beginWrite(off + shift, len - shift, fillFor);
-      const errno = device.write(write.off, write.bytes);
+      const is_zero = random.chance(0.3);
+      const write = model.beginWrite(off + shift, len - shift, is_zero ? () => {} : fillFor);
+      const errno = is_zero
+        ? device.zero(write.off, write.len, random.chance(0.5))
+        : device.write(write.off, write.bytes);
       if (errno === 0) model.endWrite(write, false);
       else {this.#excuse(
           errno,

@@ -16,6 +16,9 @@ export type Operation =
   | { readonly do: "write"; readonly at: number; readonly sectors: number; readonly fua?: boolean }
   /** Bytes of any alignment. */
   | { readonly do: "write bytes"; readonly off: number; readonly len: number }
+  | { readonly do: "zero"; readonly at: number; readonly sectors: number; readonly fua?: boolean }
+  | { readonly do: "trim"; readonly at: number; readonly sectors: number }
+  | { readonly do: "zero bytes"; readonly off: number; readonly len: number }
   | { readonly do: "read"; readonly at: number; readonly sectors: number }
   | { readonly do: "flush" }
   /** One payload arrives; one backing request ends; a barrier under way ends; one reply leaves. */
@@ -60,6 +63,17 @@ export function perform(simulation: Simulation, operation: Operation): void {
     }
     case "write bytes":
       simulation.beginWrite(operation.off, operation.len, false);
+      break;
+    case "zero": {
+      const { at, sectors, fua = false } = operation;
+      simulation.beginZero(at * SECTOR, sectors * SECTOR, false, fua);
+      break;
+    }
+    case "trim":
+      simulation.beginZero(operation.at * SECTOR, operation.sectors * SECTOR, true, false);
+      break;
+    case "zero bytes":
+      simulation.beginZero(operation.off, operation.len, false, false);
       break;
     case "read":
       simulation.beginRead(operation.at * SECTOR, operation.sectors * SECTOR);
@@ -130,6 +144,7 @@ export function randomScript(random: Random): Script {
   const longest = random.pick([1, 4, 20]);
   const flushes = random.pick([0.05, 0.2, 0.5]);
   const reads = random.pick([0.05, 0.3]);
+  const zeroes = random.pick([0, 0.1, 0.5]);
   while (operations.length < most) {
     const sectors = random.between(1, Math.min(longest, hot));
     const at = random.below(hot - sectors + 1);
@@ -138,6 +153,7 @@ export function randomScript(random: Random): Script {
     else if (random.chance(0.03)) {
       operations.push({ do: "gc_percent", percent: random.pick([0, 10, 50, 70, 90]) });
     } else if (random.chance(flushes)) operations.push({ do: "flush" });
+    else if (random.chance(zeroes)) operations.push(randomZeroing(random, at, sectors));
     else if (random.chance(reads)) operations.push({ do: "read", at, sectors });
     else if (random.chance(0.1)) {
       const off = at * SECTOR + random.below(SECTOR);
@@ -147,6 +163,13 @@ export function randomScript(random: Random): Script {
     else operations.push({ do: "steps", count: random.below(8) });
   }
   return { name: `random ${random.seed}`, shape, operations };
+}
+
+function randomZeroing(random: Random, at: number, sectors: number): Operation {
+  if (random.chance(0.4)) return { do: "trim", at, sectors };
+  if (random.chance(0.7)) return { do: "zero", at, sectors, fua: random.chance(0.1) };
+  const off = at * SECTOR + random.below(SECTOR);
+  return { do: "zero bytes", off, len: random.between(1, sectors * SECTOR - 511) };
 }
 
 /** The n-th write of `count` single sectors, one key each, from sector 0 on. */
@@ -344,6 +367,83 @@ export const SCRIPTS: readonly Script[] = [
     ...FLUSH,
     { do: "drain" },
   ]),
+  ...onBoth("the first zeroing stores its area, and keys name it at once", [
+    { do: "write", at: 0, sectors: 16 },
+    ...FLUSH,
+    EXPLORE,
+    { do: "zero", at: 2, sectors: 3, fua: true },
+    { do: "steps", count: 4 },
+    { do: "trim", at: 7, sectors: 4 },
+    { do: "settle" },
+    ...FLUSH,
+    { do: "zero bytes", off: 512 * 12 + 100, len: 1000 },
+    { do: "settle" },
+    ...FLUSH,
+    { do: "reopen" },
+    { do: "zero", at: 1, sectors: 1 },
+    { do: "drain" },
+  ], { device_sectors: 20 }),
+  ...onBoth("zeroed, written, zeroed again: in several batches", [
+    ...repeat(
+      3,
+      { do: "zero", at: 0, sectors: 6 },
+      ...FLUSH,
+      { do: "write", at: 2, sectors: 3 },
+      ...FLUSH,
+      { do: "zero", at: 1, sectors: 6 },
+      ...FLUSH,
+      { do: "write", at: 4, sectors: 6 },
+      ...FLUSH,
+    ),
+    { do: "trim", at: 0, sectors: 12 },
+    ...FLUSH,
+    EXPLORE,
+    { do: "wait", ms: 2000 },
+    { do: "steps", count: 3 },
+    { do: "zero", at: 3, sectors: 4 },
+    ...FLUSH,
+    { do: "steps", count: 12 },
+    { do: "write", at: 1, sectors: 4 },
+    ...FLUSH,
+    { do: "drain" },
+  ]),
+  ...onBoth("the segment of a zero area retires while zeroing goes on", [
+    { do: "gc_percent", percent: 0 },
+    ...repeat(
+      4,
+      { do: "zero", at: 0, sectors: 10 },
+      { do: "write", at: 8, sectors: 20 },
+      ...FLUSH,
+      { do: "drain" },
+    ),
+    EXPLORE,
+    ...repeat(
+      3,
+      { do: "trim", at: 4, sectors: 7 },
+      { do: "write", at: 24, sectors: 20 },
+      { do: "write", at: 0, sectors: 20 },
+      ...FLUSH,
+      { do: "drain" },
+    ),
+  ]),
+  ...onBoth("zeroing in a full cache", [
+    ...repeat(
+      3,
+      { do: "write", at: 0, sectors: 20 },
+      { do: "write", at: 20, sectors: 20 },
+      { do: "write", at: 40, sectors: 20 },
+    ),
+    { do: "settle" },
+    EXPLORE,
+    ...repeat(
+      3,
+      { do: "zero", at: 5, sectors: 40 },
+      { do: "write", at: 33, sectors: 20 },
+      { do: "trim", at: 30, sectors: 8 },
+      { do: "flush" },
+      { do: "settle" },
+    ),
+  ], { segments: 6 }),
   {
     name: "gc_percent is changed again while it is being stored",
     shape: shape("pmem", 7, 16, true, true),
