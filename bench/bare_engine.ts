@@ -68,6 +68,10 @@ export class BareEngine implements NbdEngine {
     into.add(off_bytes + len_bytes, CLEAN);
   }
 
+  beginZero(): number {
+    return this.#begin(0, 0, this.#answered);
+  }
+
   beginFlush(): number {
     return this.#begin(0, 0, this.#answered);
   }

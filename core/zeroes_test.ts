@@ -2,6 +2,11 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { content, HandDevice } from "../tests/hand_device.ts";
+import { Random } from "../tests/random.ts";
+import { SimBacking } from "../tests/sim_backing.ts";
+import { SimDevice } from "../tests/sim_device.ts";
+import { SimMemory } from "../tests/sim_memory.ts";
+import { LIMITS } from "./engine.ts";
 import { EIO } from "./errors.ts";
 
 const KIB = 1024;
@@ -69,6 +74,30 @@ Deno.test("no two zeroings of a sector lie at the same place; an area is left wh
     seen.add(`${index.segment(extent)}:${start}`);
   }
   assertEquals(seen.size, 300);
+});
+
+Deno.test("zeroed, written, zeroed again: the first being written back says nothing of the second", () => {
+  const memory = new SimMemory({ cache_bytes: 4 * MIB, buffer_bytes: 1 * MIB });
+  const backing = new SimBacking(OLD.slice(), memory.bytes, new Random(1));
+  const options = {
+    geometry: { segment_bytes: 256 * KIB, min_cache_bytes: 0 },
+    data_crc: false,
+  };
+  const device = new SimDevice(memory, backing, options, { ...LIMITS, batch_ksets: 1 });
+  for (const flush of [() => device.zero(0, 4096), () => device.write(0, content(1, 4096))]) {
+    flush();
+    device.flush();
+  }
+  device.zero(0, 4096);
+  device.flush();
+  // The first two come to the backing device, a batch each; the third one does not.
+  backing.fault = (kind) => kind !== "flush" && backing.ended.write > 0 ? EIO : 0;
+  device.engine.setDraining(true);
+  const { counters } = device.engine;
+  device.runUntil("the third one is logged again", () => counters.writeback_relogged > 0);
+  backing.fault = () => 0;
+  device.drain();
+  assertEquals(backing.bytes.subarray(0, 4096), new Uint8Array(4096));
 });
 
 Deno.test("a zeroing longer than a turn's keys goes on in the next one, behind it a write waits", () => {

@@ -56,9 +56,11 @@ export const CMD = {
   FLUSH: 3,
   TRIM: 4,
   CACHE: 5,
+  WRITE_ZEROES: 6,
   BLOCK_STATUS: 7,
 } as const;
 export const FUA = 1;
+export const NO_HOLE = 2;
 export const DF = 4;
 export const REQ_ONE = 8;
 export const PAYLOAD_LEN = 32;

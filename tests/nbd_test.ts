@@ -14,6 +14,7 @@ import {
   NbdClient,
   NbdError,
   NbdNegotiation,
+  NO_HOLE,
   OPT,
   optionMessage,
   RawConnection,
@@ -266,7 +267,9 @@ async function checkRefused(uri: string): Promise<void> {
       [CMD.WRITE, 0, 512, 64, 512, EINVAL],
       [CMD.WRITE, 0, 0, 0, 0, EINVAL],
       [CMD.FLUSH, 0, 512, 0, 0, EINVAL],
-      [CMD.TRIM, 0, 512, 0, 0, EINVAL],
+      [CMD.TRIM, 0, 512, NO_HOLE, 0, EINVAL],
+      [CMD.TRIM, GIB - 511, 512, 0, 0, EINVAL],
+      [CMD.WRITE_ZEROES, GIB - 511, 512, 0, 0, ENOSPC],
       [99, 0, 0, 0, 0, EINVAL],
     ] as const
   ) {

@@ -25,8 +25,11 @@ import {
   CMD_CACHE,
   CMD_DISC,
   CMD_FLAG_FUA,
+  CMD_FLAG_NO_HOLE,
   CMD_FLAG_REQ_ONE,
+  CMD_FLUSH,
   CMD_READ,
+  CMD_TRIM,
   CMD_WRITE,
   MAX_SKIPPED_BYTES,
 } from "./protocol.ts";
@@ -363,7 +366,7 @@ export class Connection {
     const failed = validateRequest(type, flags, off_bytes, len_bytes, this.#hub.served, session);
     if (failed !== GOOD) return this.#refuse(type, flags, len_bytes, failed);
     if (type === BLOCK_STATUS) return this.#tellStatus(flags, off_bytes, len_bytes);
-    return this.#begin(type, off_bytes, len_bytes, (flags & FLAG_FUA) !== 0);
+    return this.#begin(type, flags, off_bytes, len_bytes);
   }
 
   /** Answers with an error and skips the payload. One that is longer than anybody sends ends the connection. */
@@ -401,13 +404,15 @@ export class Connection {
     return true;
   }
 
-  #begin(type: number, off_bytes: number, len_bytes: number, fua: boolean): boolean {
+  #begin(type: number, flags: number, off_bytes: number, len_bytes: number): boolean {
     const hub = this.#hub;
     const slot = type === READ || type === CACHE
       ? hub.engine.beginRead(off_bytes, len_bytes)
       : type === WRITE
-      ? hub.engine.beginWrite(off_bytes, len_bytes, fua)
-      : hub.engine.beginFlush();
+      ? hub.engine.beginWrite(off_bytes, len_bytes, (flags & FLAG_FUA) !== 0)
+      : type === CMD_FLUSH
+      ? hub.engine.beginFlush()
+      : this.#beginZero(type, flags, off_bytes, len_bytes);
     if (slot === NONE) return this.#stall();
     hub.fed = true;
     hub.slot_owner[slot] = this.index;
@@ -424,6 +429,12 @@ export class Connection {
       hub.collectPlaced();
     }
     return true;
+  }
+
+  #beginZero(type: number, flags: number, off_bytes: number, len_bytes: number): number {
+    const may_punch = type === CMD_TRIM || (flags & CMD_FLAG_NO_HOLE) === 0;
+    const fua = (flags & CMD_FLAG_FUA) !== 0;
+    return this.#hub.engine.beginZero(off_bytes, len_bytes, may_punch, fua);
   }
 
   /** Cookie and offset of the request at `#at`, as the words that replies carry; valid until it is called again. */

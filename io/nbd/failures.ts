@@ -36,6 +36,7 @@ export const TOO_LONG = failure(EINVAL, "longer than the largest block size of t
 export const TOO_LONG_FOR_ONE = failure(nbd.EOVERFLOW, "read: too long for one chunk");
 export const PAST_END = failure(EINVAL, "past the end of the device");
 export const WRITE_PAST_END = failure(ENOSPC, "write: past the end of the device");
+export const ZERO_TOO_LONG = failure(EINVAL, "write zeroes or trim: longer than 4294967295 bytes");
 export const READ_ONLY = failure(nbd.EPERM, "write: the device is read-only");
 export const NO_CONTEXT = failure(EINVAL, "block status: no metadata context was selected");
 
@@ -48,6 +49,10 @@ const WRITE_FAILED = failure(
   EIO,
   "write: the cache device failed, or the backing device under the ends of an unaligned write",
 );
+const ZERO_FAILED = failure(
+  EIO,
+  "write zeroes or trim: the cache device failed, or the backing device under unaligned ends",
+);
 const FLUSH_FAILED = failure(EIO, "flush: the cache device failed");
 const CACHE_FAILED = failure(EIO, "cache: the backing device failed, or the only copy is damaged");
 
@@ -56,6 +61,7 @@ export function engineFailure(type: number, errno: number): number {
   assert(errno === EIO, "the engine's requests fail with EIO");
   if (type === nbd.CMD_READ) return READ_FAILED;
   if (type === nbd.CMD_WRITE) return WRITE_FAILED;
+  if (type === nbd.CMD_TRIM || type === nbd.CMD_WRITE_ZEROES) return ZERO_FAILED;
   return type === nbd.CMD_FLUSH ? FLUSH_FAILED : CACHE_FAILED;
 }
 

@@ -285,7 +285,7 @@ function sum(ranges: (readonly [number, number])[]): number {
 type SlotState = "waiting" | "placed" | "arrived" | "working" | "answered" | "taken";
 
 interface FakeRequest {
-  kind: "read" | "write" | "flush";
+  kind: "read" | "write" | "zero" | "flush";
   state: SlotState;
   off_bytes: number;
   len_bytes: number;
@@ -318,6 +318,9 @@ export class FakeEngine implements NbdEngine {
   piece_bytes = 1 << 20;
   flushes = 0;
   fua_writes = 0;
+  /** Zeroing that may punch, and that may not. */
+  trims = 0;
+  zeroes = 0;
   readonly #arena: FakeArena;
   readonly #random: Random;
   readonly #requests: (FakeRequest | null)[];
@@ -357,6 +360,14 @@ export class FakeEngine implements NbdEngine {
     if (may_place && this.#random.chance(this.pace_percent)) this.#place(slot);
     return slot;
   }
+  beginZero(off_bytes: number, len_bytes: number, may_punch: boolean, fua: boolean): number {
+    const slot = this.#begin("zero", "working", off_bytes, len_bytes);
+    if (slot < 0) return slot;
+    if (fua) this.fua_writes += 1;
+    if (may_punch) this.trims += 1;
+    else this.zeroes += 1;
+    return slot;
+  }
   beginFlush(): number {
     const slot = this.#begin("flush", "working", 0, 0);
     if (slot >= 0) this.flushes += 1;
@@ -366,13 +377,14 @@ export class FakeEngine implements NbdEngine {
   #begin(kind: FakeRequest["kind"], state: SlotState, off_bytes: number, len_bytes: number) {
     assert(kind === "flush" || len_bytes > 0, "empty request");
     assert(off_bytes + len_bytes <= this.size_bytes, "request outside the device");
-    assert(len_bytes <= this.#window_bytes, "request too long for the test");
+    const has_pieces = kind === "read" || kind === "write";
+    assert(!has_pieces || len_bytes <= this.#window_bytes, "request too long for the test");
     const slot = this.#requests.indexOf(null);
     if (slot < 0) return -1;
     const difference = Buffer.compare(this.#windowOf(slot), this.#unused);
     assert(difference === 0, "bytes were received into a place that was given back");
     this.#requests[slot] = { kind, state, off_bytes, len_bytes, errno: OK, pieces: [] };
-    if (kind !== "flush") this.#cut(slot);
+    if (has_pieces) this.#cut(slot);
     return slot;
   }
 
@@ -500,6 +512,9 @@ export class FakeEngine implements NbdEngine {
   }
 
   #answer(slot: number, request: FakeRequest): void {
+    if (request.kind === "zero") {
+      this.content.fill(0, request.off_bytes, request.off_bytes + request.len_bytes);
+    }
     if (request.kind === "read") {
       const end = request.off_bytes + request.len_bytes;
       if (end > this.size_bytes - 512) request.errno = EIO;

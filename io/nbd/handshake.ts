@@ -32,7 +32,8 @@ export interface Export {
 /** The transmission flags of an export, for a client with which `style` of replies was agreed on. */
 export function transmissionFlags(served: Export, style: number): number {
   return nbd.FLAG_HAS_FLAGS | nbd.FLAG_SEND_FLUSH | nbd.FLAG_SEND_FUA | nbd.FLAG_CAN_MULTI_CONN |
-    nbd.FLAG_SEND_CACHE | (served.read_only ? nbd.FLAG_READ_ONLY : 0) |
+    nbd.FLAG_SEND_CACHE | nbd.FLAG_SEND_TRIM | nbd.FLAG_SEND_WRITE_ZEROES |
+    nbd.FLAG_SEND_FAST_ZERO | (served.read_only ? nbd.FLAG_READ_ONLY : 0) |
     (served.is_rotational ? nbd.FLAG_ROTATIONAL : 0) | (style === SIMPLE ? 0 : nbd.FLAG_SEND_DF);
 }
 

@@ -101,7 +101,7 @@ const EXT_REQD = hexOf(nbd.REP_ERR_EXT_HEADER_REQD);
 const ACK = "1";
 const BASE = encoder.encode("base:allocation").toHex();
 const DIRTY = encoder.encode("pcache:dirty").toHex();
-const SIZE_AND_FLAGS = "0000000500000200" + "050d";
+const SIZE_AND_FLAGS = "0000000500000200" + "0d6d";
 const EXPORT = `3:0000${SIZE_AND_FLAGS}`;
 const NAME = `3:0001${encoder.encode("fast").toHex()}`;
 const DESCRIPTION = `3:0002${encoder.encode("a test").toHex()}`;
@@ -113,8 +113,9 @@ Deno.test("the server greets with its magics, fixed newstyle and no zeroes", () 
 });
 
 Deno.test("transmission flags", () => {
-  // HAS_FLAGS 1, SEND_FLUSH 4, SEND_FUA 8, CAN_MULTI_CONN 256, SEND_CACHE 1024.
-  const always = 1 + 4 + 8 + 256 + 1024;
+  // HAS_FLAGS 1, SEND_FLUSH 4, SEND_FUA 8, SEND_TRIM 32, SEND_WRITE_ZEROES 64, CAN_MULTI_CONN 256,
+  // SEND_CACHE 1024, SEND_FAST_ZERO 2048.
+  const always = 1 + 4 + 8 + 32 + 64 + 256 + 1024 + 2048;
   assertEquals(transmissionFlags(SERVED, SIMPLE), always);
   assertEquals(transmissionFlags({ ...SERVED, read_only: true }, SIMPLE), always + 2);
   assertEquals(transmissionFlags({ ...SERVED, is_rotational: true }, SIMPLE), always + 16);
@@ -345,7 +346,7 @@ Deno.test("styles of replies and metadata contexts are agreed on as the protocol
 
 Deno.test("structured replies come with DF; extended headers end a connection that goes on with EXPORT_NAME", () => {
   const go = option(nbd.OPT_GO, named(""));
-  const df = `3:0000${SIZE_AND_FLAGS.slice(0, -4)}058d`;
+  const df = `3:0000${SIZE_AND_FLAGS.slice(0, -4)}0ded`;
   assertEquals(converse([...CLIENT_FLAGS, ...STRUCT, ...go]).replies, [ACK, df, ACK]);
   assertEquals(converse([...CLIENT_FLAGS, ...EXT, ...go]).replies, [ACK, df, ACK]);
   const by_name = converse([...CLIENT_FLAGS, ...EXT, ...option(nbd.OPT_EXPORT_NAME, [])]);

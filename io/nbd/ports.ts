@@ -26,6 +26,7 @@ export type NbdEngine = Pick<
   | "max_requests"
   | "beginRead"
   | "beginWrite"
+  | "beginZero"
   | "beginFlush"
   | "takePlaced"
   | "takeAnswered"

@@ -56,9 +56,12 @@ export const FLAG_READ_ONLY = 1 << 1;
 export const FLAG_SEND_FLUSH = 1 << 2;
 export const FLAG_SEND_FUA = 1 << 3;
 export const FLAG_ROTATIONAL = 1 << 4;
+export const FLAG_SEND_TRIM = 1 << 5;
+export const FLAG_SEND_WRITE_ZEROES = 1 << 6;
 export const FLAG_SEND_DF = 1 << 7;
 export const FLAG_CAN_MULTI_CONN = 1 << 8;
 export const FLAG_SEND_CACHE = 1 << 10;
+export const FLAG_SEND_FAST_ZERO = 1 << 11;
 
 // "Request message" and "Simple reply message".
 export const REQUEST_MAGIC = 0x25609513;
@@ -89,13 +92,17 @@ export const CMD_READ = 0;
 export const CMD_WRITE = 1;
 export const CMD_DISC = 2;
 export const CMD_FLUSH = 3;
+export const CMD_TRIM = 4;
 export const CMD_CACHE = 5;
+export const CMD_WRITE_ZEROES = 6;
 export const CMD_BLOCK_STATUS = 7;
 
 // "Command flags" that this server knows.
 export const CMD_FLAG_FUA = 1 << 0;
+export const CMD_FLAG_NO_HOLE = 1 << 1;
 export const CMD_FLAG_DF = 1 << 2;
 export const CMD_FLAG_REQ_ONE = 1 << 3;
+export const CMD_FLAG_FAST_ZERO = 1 << 4;
 export const CMD_FLAG_PAYLOAD_LEN = 1 << 5;
 
 // "Error values" besides those of core/errors.ts.
@@ -107,6 +114,8 @@ export const MIN_BLOCK_BYTES = 512;
 export const PREFERRED_BLOCK_BYTES = 4096;
 /** Longest read and longest write; a small cache may announce less. */
 export const MAX_REQUEST_BYTES = 32 * 1024 * 1024;
+/** Longest TRIM and WRITE_ZEROES: what a header with 32 bits of length can say. */
+export const MAX_ZERO_BYTES = 2 ** 32 - 1;
 /** The payload of a refused write is skipped up to this length; a longer one ends the connection. */
 export const MAX_SKIPPED_BYTES = 2 * MAX_REQUEST_BYTES;
 

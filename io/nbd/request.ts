@@ -41,6 +41,10 @@ export function validateRequest(
       return validateWrite(flags, off_bytes, len_bytes, served, session);
     case nbd.CMD_FLUSH:
       return validateFlush(flags, off_bytes, len_bytes);
+    case nbd.CMD_TRIM:
+      return validateTrim(flags, off_bytes, len_bytes, served);
+    case nbd.CMD_WRITE_ZEROES:
+      return validateWriteZeroes(flags, off_bytes, len_bytes, served);
     case nbd.CMD_CACHE:
       return validateCache(flags, off_bytes, len_bytes, served);
     case nbd.CMD_BLOCK_STATUS:
@@ -83,6 +87,33 @@ function validateWrite(
 function validateFlush(flags: number, off_bytes: number, len_bytes: number): number {
   if ((flags & ~FLAG_FUA) !== 0) return wrongFlags(flags, FLAG_FUA);
   return off_bytes === 0 && len_bytes === 0 ? NO_FAILURE : failed.FLUSH_RANGE;
+}
+
+function validateTrim(
+  flags: number,
+  off_bytes: number,
+  len_bytes: number,
+  served: Export,
+): number {
+  const wrong = validateFlags(flags, 0);
+  if (wrong !== failed.NO_FAILURE) return wrong;
+  if (served.read_only) return failed.READ_ONLY;
+  if (len_bytes > nbd.MAX_ZERO_BYTES) return failed.ZERO_TOO_LONG;
+  return validateRange(off_bytes, len_bytes, served, failed.PAST_END);
+}
+
+/** FAST_ZERO can always be kept: zeroing costs no more than a few keys. */
+function validateWriteZeroes(
+  flags: number,
+  off_bytes: number,
+  len_bytes: number,
+  served: Export,
+): number {
+  const wrong = validateFlags(flags, nbd.CMD_FLAG_NO_HOLE | nbd.CMD_FLAG_FAST_ZERO);
+  if (wrong !== failed.NO_FAILURE) return wrong;
+  if (served.read_only) return failed.READ_ONLY;
+  if (len_bytes > nbd.MAX_ZERO_BYTES) return failed.ZERO_TOO_LONG;
+  return validateRange(off_bytes, len_bytes, served, failed.WRITE_PAST_END);
 }
 
 function validateCache(

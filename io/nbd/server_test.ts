@@ -62,7 +62,7 @@ Deno.test("refused requests get their error, and the next request is served", ()
   const client = rig.client();
   client.request(1, nbd.CMD_READ, SIZE_BYTES - 100, 101);
   client.write(2, SIZE_BYTES - 100, bytesOf(2, 50_000));
-  client.request(3, 4, 0, 4096);
+  client.request(3, nbd.CMD_TRIM, SIZE_BYTES, 4096);
   client.request(4, nbd.CMD_READ, 0, 0);
   client.write(5, 0, []);
   client.write(6, 0, bytesOf(6, 512), 0x10);
@@ -495,6 +495,32 @@ Deno.test("CACHE reads and tells nothing but that it did", () => {
     assertEquals(outcomes(replies), [[1, OK], [2, EIO], [3, EINVAL], [4, EINVAL]]);
     for (const { data } of replies) assertEquals(data, []);
     assertEquals(rig.engine.requests_in_use, 0);
+  }
+});
+
+Deno.test("TRIM and WRITE_ZEROES zero, longer than any write, with FUA and NO_HOLE", () => {
+  for (const style of STYLES) {
+    const rig = new Rig({ max_request_bytes: 64 * KiB, window_bytes: 64 * KiB });
+    const client = rig.client(style);
+    client.request(1, nbd.CMD_TRIM, 1000, 300 * KiB, nbd.CMD_FLAG_FUA);
+    rig.settle();
+    const all = nbd.CMD_FLAG_NO_HOLE | nbd.CMD_FLAG_FAST_ZERO | nbd.CMD_FLAG_FUA;
+    client.request(2, nbd.CMD_WRITE_ZEROES, 512 * KiB, 100 * KiB, all);
+    client.request(3, nbd.CMD_WRITE_ZEROES, 800 * KiB, 512);
+    client.request(4, nbd.CMD_TRIM, SIZE_BYTES - 511, 512);
+    client.request(5, nbd.CMD_WRITE_ZEROES, SIZE_BYTES - 511, 512);
+    rig.settle();
+    assertEquals(outcomes(client.replies()), [[1, OK], [2, OK], [3, OK], [4, EINVAL], [5, ENOSPC]]);
+    const { engine } = rig;
+    assertEquals([engine.trims, engine.zeroes, engine.fua_writes], [2, 1, 2]);
+    for (const [off, len] of [[1000, 300 * KiB], [512 * KiB, 100 * KiB], [800 * KiB, 512]]) {
+      const range = engine.content.subarray(off, off! + len!);
+      assertEquals(range.every((byte) => byte === 0), true);
+      assertEquals(engine.content[off! - 1] !== 0 || engine.content[off! - 2] !== 0, true);
+    }
+    client.disconnect();
+    rig.settle();
+    rig.assertIdle();
   }
 });
 

@@ -59,12 +59,6 @@ export const CANARIES: readonly Canary[] = [
     replace: "",
   },
   {
-    name: "two zeroings of a sector name the same place",
-    file: "zeroes.ts",
-    find: "    area.begun++;\n",
-    replace: "",
-  },
-  {
     name: "zeroes that the backing device could not make count as made",
     file: "writeback.ts",
     find: "    if (errno === 0) {\n      const len_bytes",
