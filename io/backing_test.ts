@@ -5,7 +5,7 @@ import { type Gather, MAX_BACKING_IDS, MAX_GATHER } from "../core/platform.ts";
 import { Arena } from "./arena.ts";
 import { FileBacking, UNDER_WAY } from "./backing.ts";
 import { closeDevice, type DeviceFile, openDevice } from "./files.ts";
-import { EAGAIN, EINTR } from "./libc.ts";
+import { EAGAIN, EINTR, EOPNOTSUPP } from "./libc.ts";
 import { PollRing } from "./poll_ring.ts";
 import type { Ring } from "./ring.ts";
 import { pattern, sparseFile, withDir, withLoop } from "./testing.ts";
@@ -95,6 +95,33 @@ function gather(ranges: [addr: number, len: number][]): Gather {
 function sum(ranges: [addr: number, len: number][]): number {
   return ranges.reduce((total, [, len]) => total + len, 0);
 }
+
+backingTest(
+  "zeroes, with holes and without, whole pages only, or it says that it cannot",
+  (rig) => {
+    const { arena, backing, collect, path } = rig;
+    const model = pattern(1 << 20, 1);
+    arena.bytes.set(model, 0);
+    backing.write(0, 0, model.length, gather([[0, model.length]]));
+    assertEquals([...collect(1)], [[0, 0]]);
+    for (const may_punch of [false, true]) {
+      const off = may_punch ? 65536 : 262144;
+      for (const [shift, less] of [[512, 0], [0, 512], [512, 512]]) {
+        assertEquals(backing.canZero(off + shift!, 8192 - less!, may_punch), false);
+      }
+      assert(backing.canZero(off, 131072, may_punch));
+      backing.zero(1, off, 131072, may_punch);
+      const error = collect(1).get(1);
+      // Not all file systems can: the engine writes zeroes then, and does not ask again.
+      if (error === 0) model.fill(0, off, off + 131072);
+      else assertEquals([error, backing.canZero(off, 4096, may_punch)], [EOPNOTSUPP, false]);
+      assert(error === 0 || !may_punch, "files and block devices can be punched");
+    }
+    backing.flush(2);
+    assertEquals([...collect(1)], [[2, 0]]);
+    assertEquals(Deno.readFileSync(path).subarray(0, model.length), model);
+  },
+);
 
 backingTest("what is written gathered is read back, any sector alignment", (rig) => {
   const { arena, backing, collect, path } = rig;

@@ -228,6 +228,33 @@ ringTest("writes ranges to a file, syncs it, reads it back", ({ arena, ring, fil
   assertEquals(only(ring), 0);
 });
 
+ringTest(
+  "punches holes, above 4 GiB too, and says when that cannot be",
+  ({ arena, ring, file }) => {
+    const { fd, path } = file();
+    const bytes = fill(arena, 0, 3 * 4096, 5);
+    const iovec_addr = arena.alloc(16), iovecs = arena.words(iovec_addr, 16);
+    iovecs[2] = bytes.length;
+    arena.putAddress(iovecs, 0, 0);
+    const off = 2 ** 32 + 4096;
+    ring.writev(1, fd, iovec_addr, 1, off);
+    assertEquals(only(ring), bytes.length);
+    const PUNCH_HOLE_KEEP_SIZE = 3;
+    ring.fallocate(2, fd, PUNCH_HOLE_KEEP_SIZE, off + 4096, 4096);
+    assertEquals(only(ring), 0);
+    ring.read(3, fd, 100_000, bytes.length, off);
+    assertEquals(only(ring), bytes.length);
+    bytes.fill(0, 4096, 8192);
+    assertEquals(arena.bytes.slice(100_000, 100_000 + bytes.length), bytes);
+    ring.fallocate(4, fd, PUNCH_HOLE_KEEP_SIZE, 0, 2 ** 32 + 4096);
+    assertEquals(only(ring), 0);
+    assertEquals(Deno.statSync(path).size, off + bytes.length);
+    const EOPNOTSUPP = 95;
+    ring.fallocate(5, fd, 1 << 30, 0, 4096);
+    assertEquals(only(ring), -EOPNOTSUPP);
+  },
+);
+
 ringTest("poll says when there is something to read", ({ arena, ring, pair }) => {
   const [a, b] = pair();
   ring.poll(1, b);

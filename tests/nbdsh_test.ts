@@ -47,8 +47,9 @@ h.set_strict_mode(0)
 refused("EINVAL", lambda: h.pread(512, ${SIZE_BYTES}))
 refused("ENOSPC", lambda: h.pwrite(b"y" * 512, ${SIZE_BYTES}))
 refused("EINVAL", lambda: h.pwrite(b"y" * 512, 0, nbd.CMD_FLAG_DF))
-refused("EINVAL", lambda: h.trim(512, 0))
-refused("EINVAL", lambda: h.zero(512, 0))
+refused("EINVAL", lambda: h.trim(512, ${SIZE_BYTES}))
+refused("ENOSPC", lambda: h.zero(512, ${SIZE_BYTES}))
+refused("EINVAL", lambda: h.trim(512, 0, nbd.CMD_FLAG_NO_HOLE))
 expect(b"x" * 8192, h.pread(8192, 4096))
 `,
   ],
