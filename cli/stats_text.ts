@@ -55,6 +55,12 @@ export function statsText(name: string, stats: StatsReply): string {
       `${c.writes} writes (${formatBytes(c.written_bytes)}), ${c.flushes} flushes`,
     ],
     [
+      "Zeroed",
+      `${c.zeroes} keeping their space (${formatBytes(c.zeroed_bytes)}), ` +
+      `${c.trims} giving it up (${formatBytes(c.trimmed_bytes)}), ` +
+      `${formatBytes(c.writeback_zeroed_bytes)} by the backing device`,
+    ],
+    [
       "Reads",
       `${c.read_hits} hits, ${c.read_partial_hits} partial hits, ${c.read_misses} misses` +
       `${share(c.read_hits, c.read_hits + c.read_partial_hits + c.read_misses)}`,
@@ -153,6 +159,8 @@ const METRICS: readonly Metric[] = [
       [{ kind: "read" }, c.reads],
       [{ kind: "write" }, c.writes],
       [{ kind: "flush" }, c.flushes],
+      [{ kind: "zero" }, c.zeroes],
+      [{ kind: "trim" }, c.trims],
     ],
   },
   {
@@ -162,6 +170,8 @@ const METRICS: readonly Metric[] = [
     values: ({ counters: c }) => [
       [{ kind: "read" }, c.read_bytes],
       [{ kind: "write" }, c.written_bytes],
+      [{ kind: "zero" }, c.zeroed_bytes],
+      [{ kind: "trim" }, c.trimmed_bytes],
     ],
   },
   {

@@ -107,13 +107,8 @@ export class Writes implements FillWaiter {
     const { requests, counters, barriers } = this.#state;
     const slot = requests.take(may_punch ? TRIM : ZERO, off_bytes, len_bytes, fua);
     if (slot < 0) return -1;
-    if (may_punch) {
-      counters.trims++;
-      counters.trimmed_bytes += len_bytes;
-    } else {
-      counters.zeroes++;
-      counters.zeroed_bytes += len_bytes;
-    }
+    if (may_punch) counters.trims++;
+    else counters.zeroes++;
     if (barriers.has_failed) {
       this.#state.answer(slot, EIO);
       return slot;
@@ -224,7 +219,7 @@ export class Writes implements FillWaiter {
    * anything changed.
    */
   #zeroFirst(slot: number): boolean {
-    const { requests, barriers } = this.#state;
+    const { requests, barriers, counters } = this.#state;
     const may_punch = requests.kind[slot] === TRIM;
     const off_bytes = requests.off_bytes[slot]!;
     const end_bytes = off_bytes + requests.len_bytes[slot]!;
@@ -237,6 +232,8 @@ export class Writes implements FillWaiter {
       const end = Math.floor(end_bytes / SECTOR);
       while (this.#zero_next < end && this.#zeroKey(this.#zero_next, end, may_punch));
       if (this.#zero_next < end) return this.#zero_next !== from;
+      if (may_punch) counters.trimmed_bytes += end_bytes - off_bytes;
+      else counters.zeroed_bytes += end_bytes - off_bytes;
     }
     this.#zero_next = -1;
     this.#waiting.shift();
