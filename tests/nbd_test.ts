@@ -153,8 +153,8 @@ function isRotational(path: string): boolean {
 }
 
 async function checkOptions({ rig, uri }: Place): Promise<void> {
-  // HAS_FLAGS, SEND_FLUSH, SEND_FUA, CAN_MULTI_CONN, SEND_CACHE; ROTATIONAL.
-  const flags = 0x50d + (isRotational(rig.path("backing")) ? 0x10 : 0);
+  // HAS_FLAGS, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES, CAN_MULTI_CONN, SEND_CACHE, SEND_FAST_ZERO; ROTATIONAL.
+  const flags = 0xd6d + (isRotational(rig.path("backing")) ? 0x10 : 0);
   const negotiation = await NbdNegotiation.open(uri);
   for (const option of [OPT.STARTTLS, 4, 12345]) {
     assertEquals((await negotiation.option(option)).type, UNSUP);

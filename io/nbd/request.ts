@@ -95,11 +95,10 @@ function validateTrim(
   len_bytes: number,
   served: Export,
 ): number {
-  const wrong = validateFlags(flags, 0);
-  if (wrong !== failed.NO_FAILURE) return wrong;
+  if ((flags & ~FLAG_FUA) !== 0) return wrongFlags(flags, FLAG_FUA);
   if (served.read_only) return failed.READ_ONLY;
   if (len_bytes > nbd.MAX_ZERO_BYTES) return failed.ZERO_TOO_LONG;
-  return validateRange(off_bytes, len_bytes, served, failed.PAST_END);
+  return validateRange(off_bytes, len_bytes, served, PAST_END);
 }
 
 /** FAST_ZERO can always be kept: zeroing costs no more than a few keys. */
@@ -109,11 +108,11 @@ function validateWriteZeroes(
   len_bytes: number,
   served: Export,
 ): number {
-  const wrong = validateFlags(flags, nbd.CMD_FLAG_NO_HOLE | nbd.CMD_FLAG_FAST_ZERO);
-  if (wrong !== failed.NO_FAILURE) return wrong;
+  const valid_flags = FLAG_FUA | nbd.CMD_FLAG_NO_HOLE | nbd.CMD_FLAG_FAST_ZERO;
+  if ((flags & ~valid_flags) !== 0) return wrongFlags(flags, valid_flags);
   if (served.read_only) return failed.READ_ONLY;
   if (len_bytes > nbd.MAX_ZERO_BYTES) return failed.ZERO_TOO_LONG;
-  return validateRange(off_bytes, len_bytes, served, failed.WRITE_PAST_END);
+  return validateRange(off_bytes, len_bytes, served, WRITE_PAST_END);
 }
 
 function validateCache(

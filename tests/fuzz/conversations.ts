@@ -32,9 +32,9 @@ const COMMANDS = [
   nbd.CMD_WRITE,
   nbd.CMD_DISC,
   nbd.CMD_FLUSH,
-  4, // TRIM
+  nbd.CMD_TRIM,
   nbd.CMD_CACHE,
-  6, // WRITE_ZEROES
+  nbd.CMD_WRITE_ZEROES,
   nbd.CMD_BLOCK_STATUS,
   8,
   0xffff,
