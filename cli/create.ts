@@ -15,6 +15,7 @@ import { showVerbose } from "./info.ts";
 import { launch } from "./launch.ts";
 import type { OptionName, Options } from "./options.ts";
 import { warn } from "./output.ts";
+import { ProgressBar, terminalScreen } from "./progress.ts";
 import { readStdin, readTable, tableConfig } from "./table_input.ts";
 
 /** `create NAME [FILE]`: returns when the device answers; on failure nothing is left behind. */
@@ -82,12 +83,16 @@ async function create(device: NewDevice, options: Options): Promise<void> {
     },
   };
   const is_talkative = options.verbose === true || Deno.stderr.isTerminal();
+  const bar = new ProgressBar(name, terminalScreen());
   try {
-    const ready = await launch(order, (text) => {
-      if (is_talkative) warn(`${name}: ${text}`);
+    const ready = await launch(order, (event) => {
+      if (event.event === "reading") bar.show(event.done_bytes, event.left_bytes);
+      else if (is_talkative) warn(`${name}: ${event.text}`);
     });
+    bar.finish("log read");
     for (const note of ready.notes) warn(`${name}: ${note}`);
   } catch (error) {
+    bar.stop();
     if (error instanceof CacheError) throw failedOn("create", name, error.message);
     throw error;
   }

@@ -5,7 +5,7 @@
  */
 
 import { CacheError } from "../core/errors.ts";
-import type { DeviceEvent } from "../io/device_config.ts";
+import type { DeviceEvent, ProgressEvent } from "../io/device_config.ts";
 import { V8_FLAGS } from "../io/runtime.ts";
 import { clearLeftovers } from "../io/run_dir.ts";
 import type { Order } from "./device_process.ts";
@@ -21,16 +21,20 @@ export type ReadyEvent = Extract<DeviceEvent, { event: "ready" }>;
 /**
  * Starts the device and returns when it answers.
  *
- * @param tellProgress Called with what takes time, as it begins.
+ * @param tellProgress Called with what takes time, as it begins and goes on.
  * @throws {CacheError} It could not be started. No process and no file is left behind.
  * @throws {DeviceProcessError} Its process ended without a reason.
  */
 export async function launch(
   order: Order,
-  tellProgress: (text: string) => void,
+  tellProgress: (event: ProgressEvent) => void,
 ): Promise<ReadyEvent> {
   let child: ReturnType<typeof start> | null = null;
-  const interrupt = () => child?.kill("SIGTERM");
+  let is_interrupted = false;
+  const interrupt = () => {
+    is_interrupted = true;
+    child?.kill("SIGTERM");
+  };
   for (const signal of END_SIGNALS) Deno.addSignalListener(signal, interrupt);
   try {
     child = start();
@@ -44,6 +48,7 @@ export async function launch(
     const status = await child.status;
     clearLeftovers(order.run_root, order.name);
     if (last !== null) throw new CacheError(last.error);
+    if (is_interrupted) throw new CacheError("interrupted; nothing is left behind");
     throw endedEarly(status, await details);
   } finally {
     for (const signal of END_SIGNALS) Deno.removeSignalListener(signal, interrupt);
@@ -81,16 +86,16 @@ async function hand(child: Deno.ChildProcess, order: Order): Promise<void> {
 /** Reads events until one that ends the start; null when the process ended first. */
 async function follow(
   stdout: ReadableStream<Uint8Array<ArrayBuffer>>,
-  tellProgress: (text: string) => void,
-): Promise<Exclude<DeviceEvent, { event: "progress" }> | null> {
+  tellProgress: (event: ProgressEvent) => void,
+): Promise<Exclude<DeviceEvent, ProgressEvent> | null> {
   let text = "";
   for await (const chunk of stdout.pipeThrough(new TextDecoderStream())) {
     const lines = (text + chunk).split("\n");
     text = lines.pop()!;
     for (const line of lines) {
       const event = JSON.parse(line) as DeviceEvent;
-      if (event.event !== "progress") return event;
-      tellProgress(event.text);
+      if (event.event !== "progress" && event.event !== "reading") return event;
+      tellProgress(event);
     }
   }
   return null;

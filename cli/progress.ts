@@ -1,12 +1,11 @@
 /**
- * How far `remove --flush` is: on a terminal one line with a bar, a rate and the time that is left, from the first second on;
- * elsewhere nothing.
+ * How far something is that takes longer than a second: on a terminal one line with a bar, a rate and the time that is left, from the
+ * first second on; elsewhere nothing.
  *
  * @module
  */
 
 import { callControl } from "../io/control_client.ts";
-import type { ProgressReply } from "../io/control_protocol.ts";
 import { writeError } from "./output.ts";
 import { formatBytes } from "./stats_text.ts";
 
@@ -33,26 +32,85 @@ export function terminalScreen(): ProgressScreen | null {
   };
 }
 
-/** Asks a device for its progress now and then, until it is stopped, and shows it. */
-export class FlushProgress {
-  readonly #name: string;
-  readonly #control_path: string;
-  readonly #screen: ProgressScreen;
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #first: { dirty_bytes: number; now_ms: number } | null = null;
+/** One line that is redrawn. Without a screen nothing is drawn. */
+export class ProgressBar {
+  readonly #label: string;
+  readonly #screen: ProgressScreen | null;
+  #first: { done_bytes: number; now_ms: number } | null = null;
   #is_shown = false;
 
+  /** `label` stands in front: the name of a device, or a path. */
+  constructor(label: string, screen: ProgressScreen | null) {
+    this.#label = label;
+    this.#screen = screen;
+  }
+
+  /** Redraws the line. `trouble` stands at its end; "": there is none. */
+  show(done_bytes: number, left_bytes: number, trouble = ""): void {
+    if (this.#screen === null) return;
+    const now_ms = this.#screen.now_ms();
+    this.#first ??= { done_bytes, now_ms };
+    const rate = {
+      bytes: done_bytes - this.#first.done_bytes,
+      elapsed_ms: now_ms - this.#first.now_ms,
+    };
+    const text = progressText(done_bytes, left_bytes, rate, trouble);
+    this.#screen.write(`\r\x1b[K${this.#label}: ${text}`);
+    this.#is_shown = true;
+  }
+
+  /** It is done: `text` takes the place of the bar, if there was one. */
+  finish(text: string): void {
+    if (this.#is_shown) this.#screen!.write(`\r\x1b[K${this.#label}: ${text}\n`);
+    this.#is_shown = false;
+  }
+
+  /** It has ended otherwise: the bar stays as it is. */
+  stop(): void {
+    if (this.#is_shown) this.#screen!.write("\n");
+    this.#is_shown = false;
+  }
+}
+
+/** A bar, what is left, the rate and the time that is left; `rate`: so much was done while the bar was there. */
+export function progressText(
+  done_bytes: number,
+  left_bytes: number,
+  rate: { readonly bytes: number; readonly elapsed_ms: number },
+  trouble = "",
+): string {
+  const total_bytes = done_bytes + left_bytes;
+  const share = total_bytes === 0 ? 1 : done_bytes / total_bytes;
+  const filled = Math.floor(share * BAR_CHARS);
+  const bar = "#".repeat(filled) + ".".repeat(BAR_CHARS - filled);
+  const parts = [`[${bar}] ${Math.floor(100 * share)}%, ${formatBytes(left_bytes)} left`];
+  if (rate.bytes > 0 && rate.elapsed_ms > 0) {
+    const bytes_per_s = (1000 * rate.bytes) / rate.elapsed_ms;
+    const left_s = Math.ceil(left_bytes / bytes_per_s);
+    parts.push(`${formatBytes(Math.round(bytes_per_s))}/s, ${left_s} s to go`);
+  }
+  if (trouble !== "") parts.push(trouble);
+  return parts.join(", ");
+}
+
+/** Asks a device that is being flushed for its progress now and then, until it is stopped, and shows it. */
+export class FlushProgress {
+  readonly #control_path: string;
+  readonly #screen: ProgressScreen;
+  readonly #bar: ProgressBar;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #first_bytes = -1;
+
   constructor(name: string, control_path: string, screen: ProgressScreen) {
-    this.#name = name;
     this.#control_path = control_path;
     this.#screen = screen;
+    this.#bar = new ProgressBar(name, screen);
     this.#timer = setTimeout(() => this.#ask(), screen.first_ms);
   }
 
-  /** The device is gone, all of its data has been written back. */
+  /** All of its data has been written back. */
   finish(): void {
-    if (this.#is_shown) this.#screen.write(`\r\x1b[K${this.#name}: all data written back\n`);
-    this.#is_shown = false;
+    this.#bar.finish("all data written back");
     this.stop();
   }
 
@@ -60,8 +118,7 @@ export class FlushProgress {
   stop(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    if (this.#is_shown) this.#screen.write("\n");
-    this.#is_shown = false;
+    this.#bar.stop();
   }
 
   async #ask(): Promise<void> {
@@ -72,37 +129,15 @@ export class FlushProgress {
       return; // It has just ended, or is about to: the removal itself reports how.
     }
     if (this.#timer === undefined) return;
-    if (reply.ok && reply.removing) this.#show(reply);
+    if (reply.ok && reply.removing) this.#show(reply.dirty_bytes, reply.writeback_errors);
     this.#timer = setTimeout(() => this.#ask(), this.#screen.period_ms);
   }
 
-  #show(reply: ProgressReply): void {
-    const now_ms = this.#screen.now_ms();
-    this.#first ??= { dirty_bytes: reply.dirty_bytes, now_ms };
-    const text = progressText(reply, this.#first.dirty_bytes, now_ms - this.#first.now_ms);
-    this.#screen.write(`\r\x1b[K${this.#name}: ${text}`);
-    this.#is_shown = true;
+  /** Clients may write meanwhile: what is left can grow. */
+  #show(dirty_bytes: number, errors: number): void {
+    if (this.#first_bytes < 0) this.#first_bytes = dirty_bytes;
+    const done_bytes = Math.max(0, this.#first_bytes - dirty_bytes);
+    const trouble = errors === 0 ? "" : `${errors} errors of the backing device, trying again`;
+    this.#bar.show(done_bytes, dirty_bytes, trouble);
   }
-}
-
-/** A bar, what is left, the rate and the time that is left; `first_bytes` were dirty `elapsed_ms` ago. */
-export function progressText(
-  { dirty_bytes, writeback_errors }: ProgressReply,
-  first_bytes: number,
-  elapsed_ms: number,
-): string {
-  const done_bytes = Math.max(0, first_bytes - dirty_bytes);
-  const share = first_bytes === 0 ? 1 : done_bytes / first_bytes;
-  const filled = Math.floor(share * BAR_CHARS);
-  const bar = "#".repeat(filled) + ".".repeat(BAR_CHARS - filled);
-  const parts = [`[${bar}] ${Math.floor(100 * share)}%, ${formatBytes(dirty_bytes)} left`];
-  if (done_bytes > 0 && elapsed_ms > 0) {
-    const bytes_per_s = (1000 * done_bytes) / elapsed_ms;
-    const left_s = Math.ceil(dirty_bytes / bytes_per_s);
-    parts.push(`${formatBytes(Math.round(bytes_per_s))}/s, ${left_s} s to go`);
-  }
-  if (writeback_errors > 0) {
-    parts.push(`${writeback_errors} errors of the backing device, trying again`);
-  }
-  return parts.join(", ");
 }

@@ -28,7 +28,7 @@ import type { OpenedCache } from "./media.ts";
 import type { Backing, Memory } from "./platform.ts";
 import { listRangeStates, type RangeStates } from "./range_states.ts";
 import { Reads } from "./reads.ts";
-import { replay, type Replayed } from "./replay.ts";
+import { replay, type Replayed, type ReplayListener } from "./replay.ts";
 import {
   ABANDONED,
   MAX_PIECES,
@@ -58,6 +58,8 @@ export interface EngineOptions {
   readonly cache: OpenedCache;
   /** The time, in ms of any monotonic clock; the same one that `pump` is given. */
   readonly now_ms: number;
+  /** Told how far the opening is. */
+  readonly onRead?: ReplayListener;
   /** `LIMITS` if left out. */
   readonly limits?: Limits;
 }
@@ -140,7 +142,7 @@ export class Engine {
 
   /** Replays the log and starts. Writes nothing. Throws `CacheError` for a log that must be refused. */
   static open(options: EngineOptions): Engine {
-    const { memory, backing, cache, now_ms, limits = LIMITS } = options;
+    const { memory, backing, cache, now_ms, onRead, limits = LIMITS } = options;
     const size_sectors = Math.floor(backing.size_bytes / SECTOR_BYTES);
     if (size_sectors === 0) {
       throw new CacheError(
@@ -162,7 +164,8 @@ export class Engine {
     const space = new Space(cache, memory, segments);
     const max_key_sectors = maxKeySectors(cache.data_crc);
     const zero_areas = new ZeroAreas(cache, memory, segments, space, max_key_sectors);
-    const replayed = replay(cache, memory, size_sectors * SECTOR_BYTES, { index, segments, sums });
+    const tables = { index, segments, sums };
+    const replayed = replay(cache, memory, size_sectors * SECTOR_BYTES, tables, onRead);
     const barriers = new Barriers(memory);
     const requests = new Requests(limits.requests);
     const state = new EngineState(

@@ -39,7 +39,10 @@ import type { Segments } from "./segments.ts";
 const SECTOR = SECTOR_BYTES;
 const CLEAN = KEY_CLEAN;
 
-/** What replay fills, and what it found. */
+/** How much of the log lies between two reports of how far replay has come. */
+const REPORT_BYTES = 64 * 1024;
+
+/** What replay found. */
 export interface Replayed {
   /** Key head. */
   readonly head_seg: number;
@@ -56,6 +59,9 @@ export interface ReplayTables {
   readonly sums: KeySums | null;
 }
 
+/** Told now and then how many bytes of the log, from the key tail on, have been read. */
+export type ReplayListener = (read_bytes: number) => void;
+
 /**
  * Replays the log of `cache` for a cached device of `size_bytes`. Throws `CacheError` for everything that FORMAT
  * ("What a reader must refuse") says of ksets, keys and the log, and when the medium failed.
@@ -65,12 +71,15 @@ export function replay(
   memory: Memory,
   size_bytes: number,
   tables: ReplayTables,
+  onRead: ReplayListener = () => {},
 ): Replayed {
   const { key_tail, dirty_tail } = cache;
   const reader = new LogReader(cache, memory, key_tail.seg, key_tail.off);
   let keys = 0;
   const dirty_bytes = new Float64Array(cache.n_segs); // of the keys that count, by segment
   let met_dirty_tail = false;
+  let read_bytes = 0;
+  let reported_bytes = 0;
   tables.segments.claimForLog(reader.seg);
 
   for (;;) {
@@ -78,7 +87,8 @@ export function replay(
     const kind = reader.read();
     if (kind === LOG_END) break;
     const addr = cache.dataAddr(reader.seg, reader.off);
-    memory.persist(addr, ksetBytes(kind === LOG_LAST ? 0 : reader.key_num));
+    const kset_bytes = ksetBytes(kind === LOG_LAST ? 0 : reader.key_num);
+    memory.persist(addr, kset_bytes);
     if (kind === LOG_KEYS) {
       for (let first = 0; first < reader.key_num; first += MAX_EXPECTED) {
         const end = Math.min(reader.key_num, first + MAX_EXPECTED);
@@ -95,6 +105,11 @@ export function replay(
     }
     if (kind === LOG_LAST) claimNext(reader, tables.segments);
     reader.advance(kind);
+    read_bytes += kset_bytes;
+    if (read_bytes >= reported_bytes + REPORT_BYTES) {
+      reported_bytes = read_bytes;
+      onRead(read_bytes);
+    }
   }
 
   if (!met_dirty_tail) {

@@ -10,6 +10,7 @@
 
 import { Engine } from "../core/engine.ts";
 import { CacheError } from "../core/errors.ts";
+import { measureLog } from "../core/log_length.ts";
 import { inspectCache, prepareCache } from "../core/media.ts";
 import { SECTOR_BYTES } from "../core/format.ts";
 import { isNbdUri } from "../core/nbd_uri.ts";
@@ -32,6 +33,7 @@ import { Watch } from "./events.ts";
 import { closeDevice, type DeviceFile, openDevice } from "./files.ts";
 import { goneBacking } from "./gone_backing.ts";
 import { Medium } from "./medium.ts";
+import { readingTeller } from "./reading.ts";
 import type { Export } from "./nbd/handshake.ts";
 import { NbdServer } from "./nbd/server.ts";
 import { openBacking, type OpenedBacking } from "./open_backing.ts";
@@ -156,7 +158,8 @@ function openSteps(
   const cache = naming("cache dev", config, () => prepareCache(memory, inspection));
   tell({ event: "progress", text: inspection.fresh ? "new cache" : "reading the log" });
   const now_ms = performance.now();
-  const engine_parts = { memory, backing: backing.device, cache, now_ms };
+  const onRead = readingTeller(() => measureLog(cache, memory), tell);
+  const engine_parts = { memory, backing: backing.device, cache, now_ms, onRead };
   const engine = naming("pcache", config, () => Engine.open(engine_parts));
   const table_line = formatTable(table, backing.length_sectors);
   return new Device(shell, config, {

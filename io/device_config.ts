@@ -19,10 +19,16 @@ export interface DeviceConfig {
   format: boolean;
 }
 
-/** What a device process tells its creator, in this order: any number of `progress`, then one of the others. */
-export type DeviceEvent =
-  /** Something that takes time has begun ("allocating 512 MiB", "replaying the log"). */
+/** What a device process tells its creator, in this order: any number of these, then one of the others. */
+export type ProgressEvent =
+  /** Something that takes time has begun ("connecting to nbd://...", "reading the log"). */
   | { event: "progress"; text: string }
+  /** So much of the log has been read, and so much is left; from the first second on, a few times a second. */
+  | { event: "reading"; done_bytes: number; left_bytes: number };
+
+/** What a device process tells its creator. */
+export type DeviceEvent =
+  | ProgressEvent
   /** The device answers at `uri`. `notes` are lines that the user should see once. */
   | { event: "ready"; uri: string; notes: string[] }
   /** It will never answer; nothing was changed and nothing is left behind. */

@@ -144,7 +144,9 @@ One device is one process in the background.
 .B create
 returns when the device answers, and
 .B info
-says where clients connect to it. A process that was killed is simply created again: every write that was
+says where clients connect to it. At a terminal a bar shows how far
+.B create
+is while it reads a long log; Ctrl\-C leaves no device behind. A process that was killed is simply created again: every write that was
 flushed is there.
 .PP
 Where a
