@@ -113,17 +113,17 @@ function parseMinor({ major, minor }: Options): number | null {
 }
 
 /**
- * Reads `HOST:PORT`; a numeric IPv6 address stands in brackets.
+ * Reads `HOST:PORT`, or `PORT` alone for loopback; a numeric IPv6 address stands in brackets.
  *
  * @throws {UsageError}
  */
 export function parseListen(text: string): { host: string; port: number } {
-  const match = /^(?:\[([0-9A-Fa-f:.]+)\]|([^:[\]]+)):([0-9]{1,5})$/.exec(text);
-  const host = match?.[1] ?? match?.[2];
+  const match = /^(?:(?:\[([0-9A-Fa-f:.]+)\]|([^:[\]]+)):)?([0-9]{1,5})$/.exec(text);
+  const host = match?.[1] ?? match?.[2] ?? "localhost";
   const port = Number(match?.[3]);
-  if (host === undefined || port > 65535) {
+  if (match === null || port > 65535) {
     throw new UsageError(
-      `Invalid --listen argument: "${text}", wanted HOST:PORT, for example 127.0.0.1:10809`,
+      `Invalid --listen argument: "${text}", wanted [HOST:]PORT, for example 127.0.0.1:10809`,
     );
   }
   return { host, port };

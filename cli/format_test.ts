@@ -126,11 +126,14 @@ Deno.test("a device that is not there is reported in dmsetup's words", () => {
   );
 });
 
-Deno.test("--listen takes a host and a port", () => {
+Deno.test("--listen takes a host and a port, or a port on loopback", () => {
+  assertEquals(parseListen("10809"), { host: "localhost", port: 10809 });
   assertEquals(parseListen("127.0.0.1:10809"), { host: "127.0.0.1", port: 10809 });
   assertEquals(parseListen("localhost:0"), { host: "localhost", port: 0 });
   assertEquals(parseListen("[::1]:65535"), { host: "::1", port: 65535 });
-  for (const bad of ["", ":10809", "host", "host:", "::1:10809", "h:65536", "h:1x", "h:-1"]) {
+  for (
+    const bad of ["", ":10809", "host", "host:", "::1:10809", "h:65536", "h:1x", "h:-1", "65536"]
+  ) {
     assertThrows(() => parseListen(bad), UsageError, `Invalid --listen argument: "${bad}"`);
   }
 });

@@ -52,8 +52,8 @@ export const VALUE_TEXTS: { readonly [N in ValueName]: ValueText } = {
   exec: { value: "<command>", help: "Run a command for each device, its name behind the command" },
   interval: { value: "<seconds>", help: "Time between two reports; without --count for ever" },
   listen: {
-    value: "<host>:<port>",
-    help: "Serve NBD on a TCP address instead of a Unix socket, without encryption or passwords",
+    value: "[<host>:]<port>",
+    help: "Serve NBD on TCP (loopback where no host is given), without encryption or passwords",
   },
   major: { value: "<major>", help: "With --minor: the device of these numbers" },
   minor: { value: "<minor>", help: "With --major: the device of these numbers, or those it gets" },

@@ -64,7 +64,7 @@ export const VERBS: readonly Verb[] = [
     name: "create",
     usage: "<dev_name> [-u|--uuid <uuid>] [-j|--major <major> -m|--minor <minor>]\n" +
       "\t    [-n|--notable|--table <table>|<table_file>] [-r|--readonly]\n" +
-      "\t    [--listen <host>:<port>] [--format]\n" +
+      "\t    [--listen [<host>:]<port>] [--format]\n" +
       "\tcreate --concise [<concise_device_spec_list>]",
     help: "Starts a device. The table comes from --table, a file or the standard input;\n" +
       "with --concise the names and tables of several from one line",
