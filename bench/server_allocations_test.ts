@@ -37,6 +37,7 @@ class Loop {
         next = addr + len;
         return addr;
       },
+      discard: () => {},
       absolute: (addr) => BigInt(addr),
       putAddress: (words, index, addr) => {
         words[index] = addr;
@@ -63,7 +64,7 @@ class Loop {
       sendNow: (_fd, msghdr) => this.#taken(Number(msghdr)),
       shutdown: () => 0,
       close: () => 0,
-      setNoDelay: () => 0,
+      keepAlive: () => 0,
     };
     this.#server = new NbdServer({
       arena,

@@ -36,6 +36,7 @@ const MAP_FIXED = 0x10;
 const MAP_ANONYMOUS = 0x20;
 const MAP_NORESERVE = 0x4000;
 const MAP_SYNC = 0x80000;
+const MADV_DONTNEED = 4;
 /** What mmap returns on failure: (void *) -1. */
 const MAP_FAILED = 2n ** 64n - 1n;
 
@@ -169,6 +170,16 @@ export class Arena {
     );
     this.#next_addr = addr + len_bytes;
     return addr;
+  }
+
+  /** Gives the pages of a piece of io's own area back to the system; it reads as zeroes until it is written again. */
+  discard(addr: number, len_bytes: number): void {
+    assert(
+      addr >= this.io_addr && addr % PAGE_BYTES === 0,
+      "discard: pages of io's own are wanted",
+    );
+    const end_addr = addr + roundUp(len_bytes, PAGE_BYTES);
+    libc.madvise(this.absolute(addr), BigInt(end_addr - addr), MADV_DONTNEED);
   }
 
   /** A view of 32-bit words over a part of the arena: for iovecs, headers, SQEs. Make it once and keep it. */

@@ -27,7 +27,8 @@ import {
 } from "./libc.ts";
 import type { Ring } from "./ring.ts";
 
-const CAPACITY_FACTOR = 4;
+/** A receive and a send for each of a thousand clients, and what devices and commands have under way. */
+const CAPACITY_FACTOR = 16;
 const FILE_BATCH = 16;
 
 const OP_ACCEPT = 1;

@@ -283,16 +283,16 @@ ringTest("sleeping for ever with nothing under way is a bug", ({ ring }) => {
 ringTest("more requests than places: none is lost, and one too many is a bug", (rig) => {
   const { ring, file, arena } = rig;
   const { fd } = file();
-  assertEquals(ring.capacity, 4 * ENTRIES);
+  assertEquals(ring.capacity, 16 * ENTRIES);
   // Rounds, so that every index wraps; each request reads a byte of its own.
-  const content = fill(arena, 0, 64, 7);
+  const content = fill(arena, 0, 128, 7);
   const iovec_addr = arena.alloc(16), iovecs = arena.words(iovec_addr, 16);
   arena.putAddress(iovecs, 0, 0);
-  iovecs[2] = 64;
+  iovecs[2] = 128;
   ring.writev(0, fd, iovec_addr, 1, 0);
-  assertEquals(only(ring), 64);
+  assertEquals(only(ring), 128);
   for (let round = 0; round < 20; round++) {
-    arena.bytes.fill(0, 1000, 1064);
+    arena.bytes.fill(0, 1000, 1128);
     const count = 1 + (round * 7) % ring.capacity;
     for (let i = 0; i < count; i++) ring.read(0xff000000 + i, fd, 1000 + i, 1, i);
     const results = collect(ring, count);

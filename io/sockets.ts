@@ -35,8 +35,8 @@ import {
   TCP_NODELAY,
 } from "./libc.ts";
 
-/** Clients that may wait for `accept`. */
-const BACKLOG = 128;
+/** Clients that may wait for `accept`: as many as come at once where there are many. */
+const BACKLOG = 1024;
 /** sun_path with its final zero (unix(7)). */
 const UNIX_PATH_BYTES = 108;
 const INET_ADDRESS_BYTES = 16;
@@ -185,20 +185,15 @@ export function startConnect(address: Uint8Array<ArrayBuffer>): number {
 }
 
 /**
- * Small requests leave at once, and a peer whose machine is gone is given up. Not with TCP_USER_TIMEOUT: it would also give up
+ * For a TCP connection: small messages leave at once, and a peer whose machine is gone is given up. Not with TCP_USER_TIMEOUT: it would also give up
  * one that is there and takes nothing for a while (docs/backing.md, "Outages").
  */
-function keepAlive(fd: number): void {
-  setNoDelay(fd);
+export function keepAlive(fd: number): void {
+  setOption(fd, IPPROTO_TCP, TCP_NODELAY);
   setOption(fd, SOL_SOCKET, SO_KEEPALIVE);
   setOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEP_IDLE_S);
   setOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEP_INTERVAL_S);
   setOption(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEP_COUNT);
-}
-
-/** Sends small replies at once instead of waiting for more. Not possible: slower, nothing worse. */
-export function setNoDelay(fd: number): void {
-  setOption(fd, IPPROTO_TCP, TCP_NODELAY);
 }
 
 /**

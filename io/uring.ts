@@ -68,7 +68,8 @@ const POLLIN = 1;
 const OFF_SQES = 0x10000000n;
 const SQE_WORDS = 16;
 const CQE_WORDS = 4;
-const CQ_FACTOR = 4;
+/** A receive and a send for each of a thousand clients, and what devices and commands have under way. */
+const CQ_FACTOR = 16;
 
 /** struct io_uring_sqe, as words. */
 const SQE_FD = 1;

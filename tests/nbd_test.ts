@@ -5,6 +5,7 @@
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { Buffer } from "node:buffer";
+import { MAX_CONNECTIONS } from "../io/nbd/server.ts";
 import { GIB, KIB, MIB, Rig, until } from "./device.ts";
 import {
   CMD,
@@ -120,7 +121,7 @@ Deno.test("a read-only device", async () => {
   await client.flush();
 });
 
-Deno.test("TCP, IPv4 and IPv6", async () => {
+Deno.test("TCP, IPv4 and IPv6, with keep-alive", async () => {
   for (
     const [listen, start] of [["127.0.0.1:0", "nbd://127.0.0.1:"], ["[::1]:0", "nbd://[::1]:"]]
   ) {
@@ -128,9 +129,30 @@ Deno.test("TCP, IPv4 and IPv6", async () => {
     await using _ = rig;
     assert(uri.startsWith(start!), uri);
     await checkContent(uri, 2);
+    await using client = await NbdClient.connect(uri);
+    const port = Number(new URL(uri).port);
+    await until("it is asked after when it is silent", () => {
+      return acceptedTimers(port).join() === KEEP_ALIVE_TIMER;
+    });
+    await client.close();
     await rig.ok("remove", "d");
   }
 });
+
+const ESTABLISHED = "01";
+/** What /proc/net/tcp calls the timer of a connection that is asked after when it is silent. */
+const KEEP_ALIVE_TIMER = "02";
+
+/** Which timer runs for each connection that a listener on `port` has accepted (proc(5), /proc/net/tcp). */
+function acceptedTimers(port: number): string[] {
+  const suffix = `:${port.toString(16).toUpperCase().padStart(4, "0")}`;
+  return ["tcp", "tcp6"].flatMap((file) => {
+    const lines = Deno.readTextFileSync(`/proc/net/${file}`).trim().split("\n").slice(1);
+    const rows = lines.map((line) => line.trim().split(/\s+/));
+    return rows.filter((row) => row[1]!.endsWith(suffix) && row[3] === ESTABLISHED)
+      .map((row) => row[5]!.slice(0, 2));
+  });
+}
 
 function checkMode(uri: string): void {
   const path = new URL(uri).searchParams.get("socket")!;
@@ -387,7 +409,7 @@ const HOSTILE: [string, (uri: string) => Promise<void>][] = [
   }],
   ["more clients than places", async (uri) => {
     const clients: RawConnection[] = [];
-    for (let i = 0; i < 100; i++) clients.push(await RawConnection.open(uri));
+    for (let i = 0; i < MAX_CONNECTIONS + 20; i++) clients.push(await RawConnection.open(uri));
     await (await NbdClient.connect(uri).catch(() => NbdClient.connect(uri))).close();
     for (const client of clients) client.close();
   }],

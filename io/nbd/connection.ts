@@ -34,7 +34,7 @@ import {
   MAX_SKIPPED_BYTES,
 } from "./protocol.ts";
 import { lacksPayload, payloadBytes, validateRequest } from "./request.ts";
-import { Sender } from "./sender.ts";
+import { readCost, Sender } from "./sender.ts";
 import { EXTENDED, PLAIN_SESSION, requestBytes, requestMagic } from "./session.ts";
 
 /** Free: not in use. Dead: waiting for what is under way to end. */
@@ -57,8 +57,10 @@ const enum Mode {
   SKIP,
 }
 
-/** Holds 31 writes of 4 KiB. */
+/** Receive buffer of a connection that has few beside it: holds 31 writes of 4 KiB. */
 export const RECV_BYTES = 128 * 1024;
+/** Of one among hundreds, whose requests come together anyway. An option of the negotiation has to fit. */
+export const NARROW_RECV_BYTES = 32 * 1024;
 /** A payload's rest of this length is received into its place; a shorter one comes with the next requests. */
 const DIRECT_BYTES = 32 * 1024;
 /** After such a payload the next one is expected to be as long: only so much of it is received into the buffer. */
@@ -69,6 +71,15 @@ const CHEAP_MOVE_BYTES = 4096;
 const SEND_NOW_BYTES = 64 * 1024;
 /** Ranges of one straight receive. */
 const RECV_IOVECS = 64;
+/**
+ * While so many bytes of reads are under way, or answered and not taken by the client, no further read begins: a quarter of the
+ * transfer buffers. A client that is slow to take them gets less, since they hold buffers and segments that others need.
+ */
+const MAX_WINDOW_BYTES = 16 * 1024 * 1024;
+const MIN_WINDOW_BYTES = 128 * 1024;
+/** How long a client may take for so many bytes of a payload, or of the replies that it is sent. */
+export const PATIENCE_MS = 30_000;
+const PATIENCE_BYTES = 1024 * 1024;
 
 // Own names for what every request needs: V8 folds a module's constants into its code, and loads and checks imported ones.
 const READ = CMD_READ;
@@ -83,6 +94,13 @@ const NONE = -1;
 const EINTR = 4;
 const EAGAIN = 11;
 
+export interface ConnectionOptions {
+  readonly recv_bytes: number;
+  /** Most requests under way. */
+  readonly max_active: number;
+  readonly keeps_memory: boolean;
+}
+
 export class Connection {
   readonly index: number;
   state = State.FREE;
@@ -96,8 +114,10 @@ export class Connection {
 
   readonly #hub: Hub;
   readonly #max_active: number;
+  readonly #keeps_memory: boolean;
   readonly #sender: Sender;
   readonly #recv_addr: number;
+  readonly #recv_bytes: number;
   readonly #recv: Uint8Array;
   readonly #recv_view: DataView;
   readonly #places: Iovecs;
@@ -119,22 +139,36 @@ export class Connection {
   #filled = 0;
   /** Payload bytes still to come, in the modes PLACE, PAYLOAD and SKIP. */
   #left_bytes = 0;
+  /** Bytes moved since `#moved_ms`, while the client is waited for; what has come or left whole counts as enough. */
+  #moved_bytes = 0;
+  #moved_ms = Infinity;
+  /** No further read begins while reads of so many bytes are there. */
+  #window_bytes = MAX_WINDOW_BYTES;
+  /** Messages that have left, and how many had when the client was last looked after. */
+  #messages = 0;
+  #messages_seen = 0;
   #write_slot = NONE;
   #piece = NONE;
   #piece_done_bytes = 0;
 
-  /** Bytes of arena memory that a connection needs. */
-  static readonly SIZE_BYTES = RECV_BYTES + Sender.SIZE_BYTES + Iovecs.sizeBytes(RECV_IOVECS);
+  /** Bytes of arena memory that a connection with such a receive buffer needs. */
+  static sizeBytes(recv_bytes: number): number {
+    return recv_bytes + Sender.SIZE_BYTES + Iovecs.sizeBytes(RECV_IOVECS);
+  }
 
-  constructor(hub: Hub, index: number, addr: number, max_active: number) {
+  /** Its memory begins at `addr`; the pages are given back when the place is free, unless it `keeps_memory`. */
+  constructor(hub: Hub, index: number, addr: number, o: ConnectionOptions) {
+    const { recv_bytes, max_active, keeps_memory } = o;
     this.#hub = hub;
     this.index = index;
     this.#max_active = max_active;
+    this.#keeps_memory = keeps_memory;
     this.#recv_addr = addr;
-    this.#recv = new Uint8Array(hub.arena.bytes.buffer, addr, RECV_BYTES);
-    this.#recv_view = new DataView(hub.arena.bytes.buffer, addr, RECV_BYTES);
-    this.#sender = new Sender(hub, addr + RECV_BYTES);
-    const places_addr = addr + RECV_BYTES + Sender.SIZE_BYTES;
+    this.#recv_bytes = recv_bytes;
+    this.#recv = new Uint8Array(hub.arena.bytes.buffer, addr, recv_bytes);
+    this.#recv_view = new DataView(hub.arena.bytes.buffer, addr, recv_bytes);
+    this.#sender = new Sender(hub, addr + recv_bytes);
+    const places_addr = addr + recv_bytes + Sender.SIZE_BYTES;
     this.#places = new Iovecs(hub.arena, places_addr, RECV_IOVECS);
     this.#handshake = new Handshake(hub.served);
   }
@@ -153,6 +187,8 @@ export class Connection {
     this.#filled = 0;
     this.#left_bytes = 0;
     this.#narrow = false;
+    this.#moved_ms = Infinity;
+    this.#window_bytes = MAX_WINDOW_BYTES;
     this.#handshake = new Handshake(this.#hub.served);
     this.#sender.startRaw(this.#handshake.greeting());
     this.#send();
@@ -201,17 +237,24 @@ export class Connection {
       return;
     }
     if (result > 0) this.#requestsEnded(this.#sender.sent(result));
+    if (this.#sender.busy) this.#moved_bytes += result;
+    else this.#messageLeft();
     if (this.#sender.busy) this.#send();
     else if (this.state === State.NEGOTIATE) this.advance();
     else this.flushReplies();
     this.#settle();
   }
 
+  #messageLeft(): void {
+    this.#messages += 1;
+    this.#moved_bytes += PATIENCE_BYTES;
+    this.#window_bytes = Math.min(2 * this.#window_bytes, MAX_WINDOW_BYTES);
+  }
+
   /** The engine has answered a request of this client. */
   answered(slot: number): void {
-    const hub = this.#hub;
     if (this.state === State.DEAD) {
-      hub.engine.release(slot);
+      this.#sender.release(slot);
       this.#requestsEnded(1);
       this.#settle();
       return;
@@ -264,6 +307,29 @@ export class Connection {
     this.flushReplies();
     this.#receive();
     this.#settle();
+  }
+
+  /**
+   * Looks whether the client goes on with what holds space or requests: a payload that has a place, replies that it has to take. One
+   * that does not is dropped. True: the client is waited for, look again.
+   */
+  look(now_ms: number): boolean {
+    const is_waited_for = this.#sending || this.#mode === Mode.PAYLOAD && !this.#hub.is_holding;
+    if (this.state === State.FREE || this.state === State.DEAD || !is_waited_for) {
+      this.#moved_ms = Infinity;
+      return false;
+    }
+    if (this.#moved_ms === Infinity || this.#moved_bytes >= PATIENCE_BYTES) {
+      this.#moved_ms = now_ms;
+      this.#moved_bytes = 0;
+    }
+    if (this.#sending && this.#messages === this.#messages_seen) {
+      this.#window_bytes = Math.max(this.#window_bytes / 4, MIN_WINDOW_BYTES);
+    }
+    this.#messages_seen = this.#messages;
+    if (now_ms - this.#moved_ms < PATIENCE_MS) return true;
+    this.kill();
+    return false;
   }
 
   /** Drops the connection: nothing more is answered; what is under way ends by itself. */
@@ -406,7 +472,9 @@ export class Connection {
 
   #begin(type: number, flags: number, off_bytes: number, len_bytes: number): boolean {
     const hub = this.#hub;
-    const slot = type === READ || type === CACHE
+    const is_read = type === READ || type === CACHE;
+    if (is_read && this.#sender.read_bytes >= this.#window_bytes) return this.#stall();
+    const slot = is_read
       ? hub.engine.beginRead(off_bytes, len_bytes)
       : type === WRITE
       ? hub.engine.beginWrite(off_bytes, len_bytes, (flags & FLAG_FUA) !== 0)
@@ -414,6 +482,7 @@ export class Connection {
       ? hub.engine.beginFlush()
       : this.#beginZero(type, flags, off_bytes, len_bytes);
     if (slot === NONE) return this.#stall();
+    if (is_read) this.#sender.read_bytes += readCost(len_bytes);
     hub.fed = true;
     hub.slot_owner[slot] = this.index;
     hub.slot_type[slot] = type;
@@ -476,6 +545,7 @@ export class Connection {
   #payloadAdvance(len_bytes: number): void {
     const engine = this.#hub.engine;
     this.#left_bytes -= len_bytes;
+    this.#moved_bytes += len_bytes;
     let rest_bytes = len_bytes;
     while (rest_bytes > 0) {
       const piece_left_bytes = engine.pieceLen(this.#piece) - this.#piece_done_bytes;
@@ -494,6 +564,7 @@ export class Connection {
     const slot = this.#write_slot;
     this.#write_slot = NONE;
     this.#mode = Mode.HEADER;
+    this.#moved_bytes += PATIENCE_BYTES;
     this.#hub.engine.payloadArrived(slot);
     this.#hub.fed = true;
     return true;
@@ -521,16 +592,15 @@ export class Connection {
     const hub = this.#hub;
     if (hub.is_holding && this.state === State.SERVE) return;
     const user = hub.recv_user + this.index;
+    if (this.#mode === Mode.PAYLOAD) hub.waits_for_clients = true;
     if (this.#mode === Mode.PAYLOAD && this.#isDirect(this.#left_bytes)) {
       this.#listPlaces();
       this.#direct = true;
       hub.ring.recvmsg(user, this.#fd, this.#places.msghdr_addr);
     } else {
       this.#compact();
-      const room_bytes = Math.min(
-        RECV_BYTES - this.#filled,
-        this.#narrow ? NARROW_BYTES : RECV_BYTES,
-      );
+      const free_bytes = this.#recv_bytes - this.#filled;
+      const room_bytes = this.#narrow ? Math.min(free_bytes, NARROW_BYTES) : free_bytes;
       if (room_bytes === 0) return;
       hub.ring.recv(user, this.#fd, this.#recv_addr + this.#filled, room_bytes);
     }
@@ -560,7 +630,7 @@ export class Connection {
   #compact(): void {
     const len_bytes = this.#filled - this.#at;
     if (this.#at === 0) return;
-    if (len_bytes > CHEAP_MOVE_BYTES && this.#at < RECV_BYTES / 2) return;
+    if (len_bytes > CHEAP_MOVE_BYTES && this.#at < this.#recv_bytes / 2) return;
     if (len_bytes > 0) this.#recv.copyWithin(0, this.#at, this.#filled);
     this.#at = 0;
     this.#filled = len_bytes;
@@ -568,6 +638,7 @@ export class Connection {
 
   #send(): void {
     const hub = this.#hub;
+    hub.waits_for_clients = true;
     hub.ring.sendmsg(hub.send_user + this.index, this.#fd, this.#sender.iovecs.msghdr_addr);
     this.#sending = true;
   }
@@ -606,6 +677,9 @@ export class Connection {
       hub.sockets.close(this.#fd);
       this.#fd = NONE;
     }
-    if (this.active === 0) this.state = State.FREE;
+    if (this.active > 0) return;
+    this.state = State.FREE;
+    if (this.#keeps_memory) return;
+    hub.arena.discard(this.#recv_addr, Connection.sizeBytes(this.#recv_bytes));
   }
 }

@@ -46,6 +46,9 @@ export class FakeArena implements NbdArena {
     this.#next = addr + len_bytes;
     return addr;
   }
+  discard(addr: number, len_bytes: number): void {
+    this.bytes.fill(0, addr, addr + len_bytes);
+  }
   absolute(addr: number): bigint {
     return BigInt(BASE + addr);
   }
@@ -190,7 +193,7 @@ export class FakeRing implements NbdRing, NbdSockets {
     assert(!this.#operations.some((o) => o.fd === fd), "closed with something under way");
     socket.closed = true;
   }
-  setNoDelay(_fd: number): void {}
+  keepAlive(_fd: number): void {}
 
   /** Ends one operation that can end, chosen at random; false when there is none. */
   next(): boolean {

@@ -47,6 +47,8 @@ export class Hub {
   readonly collectPlaced: () => void;
   /** No request is taken, and nothing received: the device is suspended. */
   is_holding = false;
+  /** A client is waited for, which has to be looked after. */
+  waits_for_clients = false;
   /** The engine got work since this was last cleared. */
   fed = false;
   /** A request has ended since this was last cleared: connections that wait for room may go on. */

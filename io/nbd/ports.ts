@@ -13,13 +13,13 @@ import type * as sockets from "../sockets.ts";
 /** Completions come to `NbdServer.handle`. */
 export type NbdRing = Pick<Ring, "accept" | "recv" | "recvmsg" | "sendmsg">;
 
-export type NbdArena = Pick<Arena, "bytes" | "alloc" | "absolute" | "putAddress">;
+export type NbdArena = Pick<Arena, "bytes" | "alloc" | "discard" | "absolute" | "putAddress">;
 
 /** Where payloads go. */
 export type NbdMemory = Pick<Medium, "receive" | "receives_past_caches">;
 
 /** System calls on sockets that end at once. */
-export type NbdSockets = Pick<typeof sockets, "sendNow" | "shutdown" | "close" | "setNoDelay">;
+export type NbdSockets = Pick<typeof sockets, "sendNow" | "shutdown" | "close" | "keepAlive">;
 
 export type NbdEngine = Pick<
   Engine,

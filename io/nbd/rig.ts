@@ -97,6 +97,14 @@ export class Rig {
     for (let quiet = 0; quiet < quiet_turns; quiet++) if (this.turn()) quiet = 0;
   }
 
+  /** Time goes by, a second at a time. */
+  pass(ms: number): void {
+    for (const end_ms = this.now_ms + ms; this.now_ms < end_ms;) {
+      this.now_ms += Math.min(1000, end_ms - this.now_ms);
+      this.settle();
+    }
+  }
+
   /** A client in the transmission phase, with all metadata contexts where the style has any. */
   client(style = SIMPLE): Client {
     const client = new Client(this.ring.connect(), style);

@@ -37,6 +37,8 @@ const MAX_IOVECS = 1024;
 /** A message that holds so much is not made longer: the socket takes less than this at a time anyway. */
 const MESSAGE_FULL_BYTES = 1024 * 1024;
 
+const MIN_READ_COST_BYTES = 64 * 1024;
+
 const NONE = -1;
 const INDEX_MASK = MAX_REPLIES - 1;
 
@@ -68,6 +70,7 @@ const SIMPLE_STYLE = SIMPLE;
 const STRUCTURED_STYLE = STRUCTURED;
 const EXTENDED_STYLE = EXTENDED;
 const READ = nbd.CMD_READ;
+const CACHE = nbd.CMD_CACHE;
 const NO_ERROR = OK;
 const SIMPLE_BYTES = nbd.SIMPLE_REPLY_BYTES;
 const STRUCTURED_BYTES = nbd.STRUCTURED_REPLY_BYTES;
@@ -76,6 +79,8 @@ const EXTENDED_BYTES = nbd.EXTENDED_REPLY_BYTES;
 export class Sender {
   /** A message is on its way to the client. */
   busy = false;
+  /** The reads that have begun and are not yet released, see `readCost`. */
+  read_bytes = 0;
   readonly iovecs: Iovecs;
   readonly #hub: Hub;
   readonly #engine: NbdEngine;
@@ -351,10 +356,23 @@ export class Sender {
       const index = this.#head & INDEX_MASK;
       if (this.#kind[index] === STATUS) this.#areas_used -= 1;
       const slot = this.#slots[index]!;
-      if (slot !== NONE) this.#engine.release(slot);
+      if (slot !== NONE) this.release(slot);
     }
     return released;
   }
+
+  /** Gives a request back to the engine. */
+  release(slot: number): void {
+    const hub = this.#hub;
+    const type = hub.slot_type[slot]!;
+    if (type === READ || type === CACHE) this.read_bytes -= readCost(hub.slot_bytes[slot]!);
+    this.#engine.release(slot);
+  }
+}
+
+/** What a read counts as, in bytes: a short one holds a request and a segment like a long one. */
+export function readCost(len_bytes: number): number {
+  return Math.max(len_bytes, MIN_READ_COST_BYTES);
 }
 
 /** Turns a 32-bit number of the host into one of the network. */

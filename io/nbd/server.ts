@@ -12,19 +12,27 @@
 import { assert } from "../../core/assert.ts";
 import { Acceptor } from "../acceptor.ts";
 import { INDEX_MASK, KIND_NBD_ACCEPT, KIND_NBD_RECV, KIND_NBD_SEND, tokenOf } from "../tokens.ts";
-import { Connection, State } from "./connection.ts";
+import { Connection, NARROW_RECV_BYTES, RECV_BYTES, State } from "./connection.ts";
 import { FailurePayloads } from "./failures.ts";
 import type { Export } from "./handshake.ts";
 import { Hub } from "./hub.ts";
 import type { NbdArena, NbdEngine, NbdMemory, NbdRing, NbdSockets } from "./ports.ts";
 
 /** Most connections at once. */
-export const MAX_CONNECTIONS = 64;
+export const MAX_CONNECTIONS = 1024;
+/** So many of them have a large receive buffer: whoever comes while there are no more than that. */
+const WIDE_CONNECTIONS = 64;
 /** Most requests under way in one connection. */
 export const MAX_ACTIVE = 256;
 
+/** So often is looked after clients that are waited for. */
+const LOOK_MS = 1000;
+
 const PAGE_BYTES = 4096;
-const CONNECTION_BYTES = Math.ceil(Connection.SIZE_BYTES / PAGE_BYTES) * PAGE_BYTES;
+const WIDE_BYTES = wholePages(Connection.sizeBytes(RECV_BYTES));
+const NARROW_BYTES = wholePages(Connection.sizeBytes(NARROW_RECV_BYTES));
+const CONNECTIONS_BYTES = WIDE_CONNECTIONS * WIDE_BYTES +
+  (MAX_CONNECTIONS - WIDE_CONNECTIONS) * NARROW_BYTES;
 
 export interface NbdServerOptions {
   arena: NbdArena;
@@ -33,7 +41,7 @@ export interface NbdServerOptions {
   engine: NbdEngine;
   sockets: NbdSockets;
   served: Export;
-  /** The listening socket; it stays the caller's. Connections of a `tcp` one get TCP_NODELAY. */
+  /** The listening socket; it stays the caller's. Connections of a `tcp` one get TCP_NODELAY and keep-alive. */
   listener: { fd: number; tcp: boolean };
 }
 
@@ -43,17 +51,21 @@ export class NbdServer {
   readonly #hub: Hub;
   readonly #listener: { fd: number; tcp: boolean };
   readonly #acceptor: Acceptor;
+  /** Where the connections' buffers lie. */
+  readonly #connections_addr: number;
+  readonly #max_active: number;
+  /** Places that were ever taken. Those after the first `WIDE_CONNECTIONS` give their memory back when they are free. */
   readonly #connections: Connection[] = [];
   #holds_answers = false;
   #serial = 0;
   /** Where the round of stalled connections begins. */
   #first = 0;
-  /** One more than the highest place that was ever taken. */
-  #used = 0;
+  /** When to look after clients that are waited for. */
+  #look_ms = 0;
 
   /** Bytes of arena memory that the server needs, touched only as far as clients connect. */
-  static readonly ARENA_BYTES = MAX_CONNECTIONS * CONNECTION_BYTES + PAGE_BYTES +
-    Math.ceil(FailurePayloads.SIZE_BYTES / PAGE_BYTES) * PAGE_BYTES;
+  static readonly ARENA_BYTES = CONNECTIONS_BYTES + PAGE_BYTES +
+    wholePages(FailurePayloads.SIZE_BYTES);
 
   constructor(o: NbdServerOptions) {
     const users = { recv_user: tokenOf(KIND_NBD_RECV), send_user: tokenOf(KIND_NBD_SEND) };
@@ -61,12 +73,8 @@ export class NbdServer {
     this.#listener = o.listener;
     this.#acceptor = new Acceptor(o.ring, tokenOf(KIND_NBD_ACCEPT), o.listener.fd);
     // One client leaves slots for others.
-    const max_active = Math.max(1, Math.min(MAX_ACTIVE, o.engine.max_requests >> 1));
-    const addr = o.arena.alloc(MAX_CONNECTIONS * CONNECTION_BYTES, PAGE_BYTES);
-    for (let i = 0; i < MAX_CONNECTIONS; i++) {
-      const connection_addr = addr + i * CONNECTION_BYTES;
-      this.#connections.push(new Connection(this.#hub, i, connection_addr, max_active));
-    }
+    this.#max_active = Math.max(1, Math.min(MAX_ACTIVE, o.engine.max_requests >> 1));
+    this.#connections_addr = o.arena.alloc(CONNECTIONS_BYTES, PAGE_BYTES);
   }
 
   /** Lets clients in. */
@@ -137,12 +145,24 @@ export class NbdServer {
     const ended = hub.ended;
     hub.ended = false;
     this.#goOn(ended);
+    if (now_ms >= this.#look_ms) this.#look(now_ms);
     return hub.fed;
   }
 
   /** How long the loop may sleep before the next turn. */
   nextTimerMs(now_ms: number): number {
-    return this.#acceptor.nextTimerMs(now_ms);
+    const look_ms = this.#hub.waits_for_clients ? Math.max(0, this.#look_ms - now_ms) : Infinity;
+    return Math.min(look_ms, this.#acceptor.nextTimerMs(now_ms));
+  }
+
+  /** A client that keeps others waiting is waited for only so long. */
+  #look(now_ms: number): void {
+    this.#look_ms = now_ms + LOOK_MS;
+    const hub = this.#hub;
+    hub.waits_for_clients = false;
+    for (const connection of this.#connections) {
+      if (connection.look(now_ms)) hub.waits_for_clients = true;
+    }
   }
 
   #collectPlaced(): void {
@@ -163,13 +183,14 @@ export class NbdServer {
   #goOn(ended: boolean): void {
     const connections = this.#connections;
     let stalled = false;
-    for (let i = 0; i < this.#used; i++) {
-      const connection = connections[(this.#first + i) % this.#used]!;
+    const count = connections.length;
+    for (let i = 0; i < count; i++) {
+      const connection = connections[(this.#first + i) % count]!;
       if (connection.marked || (ended && connection.stalled)) connection.advance();
       if (connection.stalled) stalled = true;
     }
     // Whoever came first this time comes last next time.
-    if (stalled) this.#first = (this.#first + 1) % this.#used;
+    if (stalled) this.#first = (this.#first + 1) % count;
   }
 
   #admit(fd: number): void {
@@ -179,9 +200,8 @@ export class NbdServer {
       this.#hub.sockets.close(fd);
       return;
     }
-    if (this.#listener.tcp) this.#hub.sockets.setNoDelay(fd);
+    if (this.#listener.tcp) this.#hub.sockets.keepAlive(fd);
     this.#serial += 1;
-    this.#used = Math.max(this.#used, place.index + 1);
     place.open(fd, this.#serial);
   }
 
@@ -196,7 +216,26 @@ export class NbdServer {
       if (connection.state !== State.NEGOTIATE) continue;
       if (oldest === null || connection.serial < oldest.serial) oldest = connection;
     }
+    if (this.#connections.length < MAX_CONNECTIONS) return this.#newPlace();
     oldest?.kill();
     return null;
   }
+
+  #newPlace(): Connection {
+    const index = this.#connections.length;
+    const is_wide = index < WIDE_CONNECTIONS;
+    const addr = this.#connections_addr + Math.min(index, WIDE_CONNECTIONS) * WIDE_BYTES +
+      Math.max(0, index - WIDE_CONNECTIONS) * NARROW_BYTES;
+    const place = new Connection(this.#hub, index, addr, {
+      recv_bytes: is_wide ? RECV_BYTES : NARROW_RECV_BYTES,
+      max_active: this.#max_active,
+      keeps_memory: is_wide,
+    });
+    this.#connections.push(place);
+    return place;
+  }
+}
+
+function wholePages(len_bytes: number): number {
+  return Math.ceil(len_bytes / PAGE_BYTES) * PAGE_BYTES;
 }

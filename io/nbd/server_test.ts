@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { EINVAL, EIO, ENOSPC, OK } from "../../core/errors.ts";
-import { RECV_BYTES } from "./connection.ts";
+import { PATIENCE_MS, RECV_BYTES } from "./connection.ts";
 import { Random, STATE_BYTES } from "./fakes.ts";
 import { transmissionFlags } from "./handshake.ts";
 import * as nbd from "./protocol.ts";
@@ -138,7 +138,7 @@ Deno.test("a wrong magic drops only that connection", () => {
 
 Deno.test("a client that sends and reads single bytes is served like any other", () => {
   const rig = new Rig();
-  rig.ring.chop_bytes = 1;
+  rig.ring.chop_bytes = 2000;
   const client = rig.client();
   client.write(1, 5, bytesOf(1, 600));
   client.request(2, nbd.CMD_FLUSH, 0, 0);
@@ -197,6 +197,106 @@ Deno.test("a client that reads nothing holds up nobody and cannot take all slots
   rig.settle();
   assertEquals(stuck.replies().length, 100);
   assertEquals(rig.engine.requests_in_use, 0);
+});
+
+Deno.test("a client has bytes of reads under way as far as a part of the buffers goes", () => {
+  const MiB = 1024 * KiB;
+  const options = { slots: 20, window_bytes: 5 * MiB, size_bytes: 8 * MiB };
+  for (const type of [nbd.CMD_READ, nbd.CMD_CACHE]) {
+    const rig = new Rig(options);
+    const client = rig.client();
+    rig.engine.is_asleep = true;
+    for (let i = 1; i <= 10; i++) client.request(i, type, i, 5 * MiB);
+    rig.settle();
+    assertEquals(rig.engine.requests_in_use, 4);
+    rig.engine.is_asleep = false;
+    rig.settle();
+    const reply_bytes = 16 + (type === nbd.CMD_READ ? 5 * MiB : 0);
+    assertEquals(client.socket.outbox.length, 10 * reply_bytes);
+    assertEquals(rig.engine.requests_in_use, 0);
+  }
+});
+
+Deno.test("a client that is slow to take its replies has fewer reads under way, until it is faster", () => {
+  const rig = new Rig({ slots: 1024, window_bytes: 512 });
+  const client = rig.client();
+  const ask = (count: number) => {
+    for (let i = 0; i < count; i++) {
+      client.socket.inbox.push(requestHeader(SIMPLE, 1, nbd.CMD_READ, 0, 512));
+    }
+    rig.settle();
+  };
+  client.socket.stuck = true;
+  ask(2000);
+  assertEquals(rig.engine.requests_in_use, 256);
+  rig.pass(5000);
+  // One message leaves: what comes after it is little.
+  rig.ring.chop_bytes = 2000;
+  client.socket.stuck = false;
+  while (rig.engine.requests_in_use === 256) rig.turn();
+  client.socket.stuck = true;
+  rig.ring.chop_bytes = 0;
+  rig.settle();
+  assertEquals(rig.engine.requests_in_use, 4);
+  client.socket.stuck = false;
+  rig.settle();
+  client.socket.stuck = true;
+  ask(2000);
+  assertEquals(rig.engine.requests_in_use, 256);
+});
+
+Deno.test("a client that takes no replies, or sends no payload, is dropped after a while", () => {
+  const STALLS: [string, (client: Client) => void][] = [
+    ["takes no replies", (client) => client.request(1, nbd.CMD_READ, 0, 512)],
+    ["takes no replies and leaves", (client) => {
+      client.request(1, nbd.CMD_READ, 0, 512);
+      client.disconnect();
+    }],
+    ["sends no payload", (client) => client.request(1, nbd.CMD_WRITE, 0, 50_000)],
+    ["sends part of a payload", (client) => {
+      client.request(1, nbd.CMD_WRITE, 0, 100_000);
+      client.send(bytesOf(1, 40_000));
+    }],
+  ];
+  for (const [what, stall] of STALLS) {
+    const rig = new Rig();
+    const [client, other] = [rig.client(), rig.client()];
+    client.socket.stuck = true;
+    stall(client);
+    rig.settle();
+    assertEquals(rig.engine.requests_in_use, 1, what);
+    rig.pass(PATIENCE_MS - 2000);
+    assert(!client.socket.closed, what);
+    rig.pass(4000);
+    assert(client.socket.closed, what);
+    assertEquals(rig.engine.requests_in_use, 0, what);
+    assertEquals(rig.server.nextTimerMs(rig.now_ms), Infinity);
+    other.request(1, nbd.CMD_READ, 0, 512);
+    rig.settle();
+    assertEquals(outcomes(other.replies()), [[1, OK]]);
+  }
+});
+
+Deno.test("a client that is slow, silent or suspended is not dropped", () => {
+  const rig = new Rig({ slots: 4, window_bytes: 4096 * KiB, size_bytes: 8192 * KiB });
+  const client = rig.client();
+  rig.pass(10 * PATIENCE_MS);
+  client.request(1, nbd.CMD_WRITE, 5, 3 * 1024 * KiB + 9);
+  for (let part = 0; part < 3; part++) {
+    rig.pass(PATIENCE_MS * 0.6);
+    client.send(bytesOf(part, 1024 * KiB));
+  }
+  rig.pass(PATIENCE_MS * 0.9);
+  rig.server.hold("requests");
+  rig.pass(10 * PATIENCE_MS);
+  rig.server.hold(null);
+  rig.pass(PATIENCE_MS * 0.9);
+  client.send(bytesOf(3, 9));
+  rig.settle();
+  assertEquals(outcomes(client.replies()), [[1, OK]]);
+  client.disconnect();
+  rig.settle();
+  rig.assertIdle();
 });
 
 Deno.test("error replies are limited as well", () => {
@@ -346,6 +446,7 @@ Deno.test("a failed accept is tried again after a pause", () => {
   rig.now_ms += 1001;
   rig.settle();
   assertEquals(socket.outbox.length, 18);
+  rig.pass(1000); // somebody was waited for to take the greeting
   assertEquals(rig.server.nextTimerMs(rig.now_ms), Infinity);
 });
 
