@@ -108,7 +108,7 @@ export const LOAD_CELLS: readonly LoadCell[] = [
 ];
 
 /** Cells that are no plain load, each with code of its own in `special_cells.ts`. */
-export const SPECIAL_CELLS = ["load-d1", "load-d32", "writeback", "miss", "idle"] as const;
+export const SPECIAL_CELLS = ["load-d1", "load-d32", "writeback", "miss", "sync", "idle"] as const;
 export type SpecialCell = typeof SPECIAL_CELLS[number];
 
 /** Every name that `--only` can mean. */

@@ -15,6 +15,7 @@ const COLOURS: Record<ContenderId, string> = {
   pcache_file: "#2e7d5b",
   pcache_file_crc: "#6bbf95",
   bare: "#9e9e9e",
+  bare_c: "#5b6770",
   nbdkit_memory: "#c0504d",
   nbdkit_file: "#d98880",
   nbdkit_cache: "#e0a458",

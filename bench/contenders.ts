@@ -4,12 +4,14 @@
  * @module
  */
 
+import { basename } from "node:path";
 import { CONTROL_SOCKET } from "../io/device_config.ts";
 import { callControl } from "../io/control_client.ts";
 import { V8_FLAGS } from "../io/runtime.ts";
-import { run, until } from "../tests/device.ts";
+import { must, run, until } from "../tests/device.ts";
 
 const MAIN = new URL("../cli/main.ts", import.meta.url).pathname;
+const BARE_C = new URL("bare_server.c", import.meta.url).pathname;
 const BARE = new URL("bare_server.ts", import.meta.url).pathname;
 
 /** Who can be compared. Peers are what a user could take instead. */
@@ -23,6 +25,7 @@ export const CONTENDERS = {
     does: "the same, with checksums",
   },
   bare: { title: "bare server", is_peer: false, does: "our NBD loop, no cache behind it" },
+  bare_c: { title: "server in C", is_peer: false, does: "receives and answers, over memory" },
   nbdkit_memory: { title: "nbdkit memory", is_peer: true, does: "memory plugin" },
   nbdkit_file: { title: "nbdkit file", is_peer: true, does: "file plugin, ordinary file" },
   nbdkit_cache: { title: "nbdkit cache", is_peer: true, does: "cache filter over the file plugin" },
@@ -77,8 +80,28 @@ function sparse(path: string, size_bytes: number): string {
   return path;
 }
 
+/** All blocks are there from the start: on persistent memory they would be, too. */
+function allocated(path: string, size_bytes: number): string {
+  const { code, stderr } = new Deno.Command("fallocate", {
+    args: ["--length", `${size_bytes}`, path],
+  }).outputSync();
+  if (code === 0) return path;
+  throw new Error(`fallocate ${path}: ${new TextDecoder().decode(stderr)}`);
+}
+
+/** The program that a C file makes. */
+async function built(source: string, place: Place): Promise<string> {
+  const program = `${place.disk_dir}/${basename(source, ".c")}`;
+  await must("gcc", "-O2", "-pthread", "-o", program, source);
+  return program;
+}
+
 /** Starts one contender; it runs until the bench ends its processes. */
-export function startContender(id: ContenderId, place: Place, sizes: Sizes): Promise<Contender> {
+export async function startContender(
+  id: ContenderId,
+  place: Place,
+  sizes: Sizes,
+): Promise<Contender> {
   const name = `${sizes.set}-${id}`;
   const socket = `${place.disk_dir}/${name}.sock`;
   const diskFile = () => sparse(`${place.disk_dir}/${name}`, sizes.device_bytes);
@@ -102,6 +125,8 @@ export function startContender(id: ContenderId, place: Place, sizes: Sizes): Pro
         socket,
         memoryFile(),
       );
+    case "bare_c":
+      return serve(await built(BARE_C, place), socket, `${sizes.device_bytes}`);
     case "nbdkit_memory":
       return serve(...nbdkit, "memory", `${sizes.device_bytes}`);
     case "nbdkit_file":
@@ -162,7 +187,7 @@ async function startPcache(
   const in_memory = id === "pcache" || id === "pcache_crc";
   const data_crc = id === "pcache_crc" || id === "pcache_file_crc";
   const cache_dir = in_memory ? place.memory_dir : place.disk_dir;
-  const cache = sparse(`${cache_dir}/${name}-cache`, sizes.cache_bytes);
+  const cache = allocated(`${cache_dir}/${name}-cache`, sizes.cache_bytes);
   const backing = sizes.backing_uri ??
     sparse(`${place.disk_dir}/${name}-backing`, sizes.device_bytes);
   const run_dir = `${place.disk_dir}/run`;

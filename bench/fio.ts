@@ -15,6 +15,8 @@ export interface Load {
   readonly p50_us: number;
   readonly p99_us: number;
   readonly p999_us: number;
+  /** Processor time that fio itself took for a request, in microseconds. */
+  readonly client_us: number;
 }
 
 interface Direction {
@@ -27,6 +29,10 @@ interface Direction {
 interface Report {
   readonly jobs: readonly {
     readonly error: number;
+    /** Percent of `job_runtime`, which is the sum of the jobs of a group, in ms. */
+    readonly usr_cpu: number;
+    readonly sys_cpu: number;
+    readonly job_runtime: number;
     readonly read: Direction;
     readonly write: Direction;
   }[];
@@ -43,14 +49,17 @@ export function parseReport(text: string): Load {
   const { read, write } = job;
   if (read.total_ios + write.total_ios === 0) throw new Error("fio's job did nothing");
   const percentile = (read.total_ios > 0 ? read : write).clat_ns?.percentile ?? {};
+  const requests = read.total_ios + write.total_ios;
+  const client_ms = (job.usr_cpu + job.sys_cpu) / 100 * job.job_runtime;
   const us = (name: string) => (percentile[name] ?? NaN) / 1000;
   return {
-    requests: read.total_ios + write.total_ios,
+    requests,
     iops: read.iops + write.iops,
     bytes_per_second: read.bw_bytes + write.bw_bytes,
     p50_us: us("50.000000"),
     p99_us: us("99.000000"),
     p999_us: us("99.900000"),
+    client_us: client_ms * 1000 / requests,
   };
 }
 

@@ -5,6 +5,9 @@ import { nbdJob, parseReport } from "./fio.ts";
 
 const NOTHING = { iops: 0, bw_bytes: 0, total_ios: 0 };
 
+/** 40 % of 3 seconds. */
+const COSTS = { usr_cpu: 10, sys_cpu: 30, job_runtime: 3000 };
+
 function direction(iops: number, p50_ns: number) {
   return {
     iops,
@@ -17,7 +20,7 @@ function direction(iops: number, p50_ns: number) {
 }
 
 function report(read: unknown, write: unknown, error = 0): string {
-  return JSON.stringify({ jobs: [{ error, read, write }] });
+  return JSON.stringify({ jobs: [{ error, read, write, ...COSTS }] });
 }
 
 Deno.test("a load in one direction", () => {
@@ -29,6 +32,7 @@ Deno.test("a load in one direction", () => {
     p50_us: 2,
     p99_us: 20,
     p999_us: 200,
+    client_us: 400,
   });
 });
 

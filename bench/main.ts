@@ -86,9 +86,10 @@ class Bench {
     return contenders;
   }
 
-  async #fill({ uri, size_bytes }: Contender): Promise<void> {
+  async #fill({ uri, size_bytes, settle }: Contender): Promise<void> {
     const job = ["rw=randwrite", "bs=4k", "iodepth=32", "end_fsync=1"];
     await fio(this.place.disk_dir, [...nbdJob(uri, size_bytes, 1), ...job]);
+    await settle();
   }
 
   async #runCell(cell: LoadCell): Promise<CellResult> {
@@ -97,13 +98,15 @@ class Bench {
     const turns = new Map<ContenderId, Turn[]>(contenders.map(({ id }) => [id, []]));
     for (let round = 0; round < this.options.rounds; round++) {
       for (const contender of contenders) {
-        await contender.settle();
         turns.get(contender.id)!.push(await this.#runTurn(cell, contender));
+        // What it has to do afterwards must not slow the next one.
+        await contender.settle();
       }
     }
+    const clients = Math.min(cell.connections, navigator.hardwareConcurrency);
     const scores = contenders.map(({ id }) => scoreOf(id, turns.get(id)!, unit));
     console.log(`${name}: ${scores.map(({ id, value }) => `${id} ${short(value)}`).join(", ")}`);
-    return { name, title, unit, scores, verdicts: judge(scores, cell.wanted) };
+    return { name, title, unit, scores, verdicts: judge(scores, cell.wanted, clients) };
   }
 
   async #runTurn(cell: LoadCell, { uri, size_bytes, pid }: Contender): Promise<Turn> {

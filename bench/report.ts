@@ -16,7 +16,12 @@ const RATIOS: readonly { readonly of: ContenderId; readonly to: readonly Contend
   { of: "pcache_file_crc", to: PEER_IDS },
   { of: "pcache", to: ["bare"] },
   { of: "pcache_crc", to: ["bare"] },
+  { of: "bare_c", to: PEER_IDS },
 ];
+
+const IF_FREE =
+  "*If free*: what the ratio would be for a server that takes no time at all. The client alone sets that rate: its own " +
+  "processor time for a request (*fio CPU* below), on one core for each connection as far as there are cores.";
 
 /** A table with a head; every column as wide as its widest entry. */
 export function table(rows: readonly (readonly string[])[]): string {
@@ -68,6 +73,7 @@ function latencyTable(cells: readonly CellResult[]): string {
       short(score.p99_us),
       short(score.p999_us),
       short(score.cpu_us),
+      short(score.client_us),
       `${(score.spread * 100).toFixed(0)} %`,
     ])
   );
@@ -78,17 +84,19 @@ function latencyTable(cells: readonly CellResult[]): string {
     "p99 us",
     "p99.9 us",
     "server CPU us",
+    "fio CPU us",
     "spread of rates",
   ], ...rows]);
 }
 
-function verdictRow(cell: string, { of, best, ratio, least }: Verdict): string[] {
+function verdictRow(cell: string, { of, best, ratio, least, bound }: Verdict): string[] {
   return [
     cell,
     `${CONTENDERS[of].title} / ${CONTENDERS[best].title}`,
     `${ratio.toFixed(2)}x`,
     `at least ${least.toFixed(1)}x`,
     ratio >= least ? "yes" : "NO",
+    `${bound.toFixed(2)}x`,
   ];
 }
 
@@ -105,10 +113,11 @@ function verdictTable({ cells, special }: Results): string {
         `${short(fact.value)} ${fact.unit}`,
         `${fact.wanted.is} ${fact.wanted.limit} ${fact.unit}`,
         isMet(fact) ? "yes" : "NO",
+        "-",
       ]);
     }
   }
-  return table([["cell", "what", "measured", "wanted", "met"], ...rows]);
+  return table([["cell", "what", "measured", "wanted", "met", "if free"], ...rows]);
 }
 
 function factTable({ facts }: FactsResult): string {
@@ -130,7 +139,7 @@ export function markdown(results: Results): string {
     parts.push("## Ratios", ratioTable(cells));
     parts.push("## Rates", rateTable(cells));
   }
-  parts.push("## What was wanted", verdictTable(results));
+  parts.push("## What was wanted", IF_FREE, verdictTable(results));
   for (const one of special) parts.push(`## ${one.title}`, factTable(one));
   if (cells.length > 0) parts.push("## Latencies", latencyTable(cells));
   return parts.join("\n\n") + "\n";

@@ -20,12 +20,14 @@ export interface Score {
   readonly id: ContenderId;
   /** Rate in the cell's unit. */
   readonly value: number;
+  readonly iops: number;
   /** (largest - smallest) / median of the rates. */
   readonly spread: number;
   readonly p50_us: number;
   readonly p99_us: number;
   readonly p999_us: number;
   readonly cpu_us: number;
+  readonly client_us: number;
   /** The rate of each round. */
   readonly rounds: readonly number[];
 }
@@ -35,6 +37,8 @@ export interface Verdict extends Wanted {
   /** The best of `to`. */
   readonly best: ContenderId;
   readonly ratio: number;
+  /** What the ratio would be for a server that takes no time at all: the client alone sets the rate. */
+  readonly bound: number;
 }
 
 export interface CellResult {
@@ -86,21 +90,34 @@ export function scoreOf(
   return {
     id,
     value: median(rounds),
+    iops: median(turns.map((turn) => turn.iops)),
     spread: spread(rounds),
     p50_us: median(turns.map((turn) => turn.p50_us)),
     p99_us: median(turns.map((turn) => turn.p99_us)),
     p999_us: median(turns.map((turn) => turn.p999_us)),
     cpu_us: median(turns.map((turn) => turn.cpu_us)),
+    client_us: median(turns.map((turn) => turn.client_us)),
     rounds,
   };
 }
 
-/** Holds the scores against what was wanted. */
-export function judge(scores: readonly Score[], wanted: readonly Wanted[]): Verdict[] {
+/**
+ * Holds the scores against what was wanted.
+ *
+ * @param clients how many of the load's clients can run at once
+ */
+export function judge(
+  scores: readonly Score[],
+  wanted: readonly Wanted[],
+  clients: number,
+): Verdict[] {
+  const client_us = Math.min(...scores.map((score) => score.client_us));
   const valueOf = (id: ContenderId) => scores.find((score) => score.id === id)?.value ?? NaN;
   return wanted.map((wish) => {
     const best = wish.to.reduce((a, b) => valueOf(b) > valueOf(a) ? b : a);
-    return { ...wish, best, ratio: valueOf(wish.of) / valueOf(best) };
+    const best_iops = scores.find(({ id }) => id === best)?.iops ?? NaN;
+    const bound = clients * 1e6 / client_us / best_iops;
+    return { ...wish, best, ratio: valueOf(wish.of) / valueOf(best), bound };
   });
 }
 

@@ -4,8 +4,9 @@ import { assertAlmostEquals, assertEquals } from "@std/assert";
 import { isMet, judge, scoreOf } from "./results.ts";
 
 function load(iops: number) {
-  const latencies = { p50_us: iops / 10, p99_us: iops, p999_us: iops * 2, cpu_us: iops / 2 };
-  return { requests: 1, iops, bytes_per_second: iops * 1e6, ...latencies };
+  const latencies = { p50_us: iops / 10, p99_us: iops, p999_us: iops * 2 };
+  const costs = { cpu_us: iops / 2, client_us: 1000 };
+  return { requests: 1, iops, bytes_per_second: iops * 1e6, ...latencies, ...costs };
 }
 
 Deno.test("the score is the median of the rounds", () => {
@@ -25,8 +26,10 @@ Deno.test("the verdict compares with the best of the others", () => {
   ];
   const [verdict] = judge(scores, [
     { of: "pcache", to: ["qemu_nbd", "nbdkit_file"], least: 2 },
-  ]);
+  ], 1);
   assertEquals([verdict!.best, verdict!.ratio], ["nbdkit_file", 2]);
+  // A client that takes 1 ms for a request asks for 1000 a second at most.
+  assertAlmostEquals(verdict!.bound, 1000 / 150);
 });
 
 Deno.test("a limit may be a floor or a ceiling", () => {

@@ -1,5 +1,6 @@
 /**
- * Cells that are no plain load: write-back beside reads, write-back alone, misses (miss_cell.ts), and doing nothing.
+ * Cells that are no plain load: write-back beside reads, write-back alone, misses (miss_cell.ts), the file system's own rate of
+ * flushes, and doing nothing.
  *
  * @module
  */
@@ -36,7 +37,7 @@ export interface Stand {
 
 /** Contenders that the cell needs in the main set. */
 export function contendersOf(cell: SpecialCell): readonly ContenderId[] {
-  return cell === "idle" || cell === "miss" ? [] : PCACHE_IDS;
+  return cell === "load-d1" || cell === "load-d32" || cell === "writeback" ? PCACHE_IDS : [];
 }
 
 export function runSpecial(cell: SpecialCell, stand: Stand): Promise<FactsResult> {
@@ -49,6 +50,8 @@ export function runSpecial(cell: SpecialCell, stand: Stand): Promise<FactsResult
       return runWriteBack(cell, stand);
     case "miss":
       return runMisses(cell, stand.place, stand.options);
+    case "sync":
+      return runSync(cell, stand);
     case "idle":
       return runIdle(cell, stand);
   }
@@ -163,6 +166,31 @@ async function bufferedRate(place: Place, job: string[], size_bytes: number): Pr
   const from_ms = performance.now();
   await fio(place.disk_dir, job);
   return size_bytes / 1e6 / ((performance.now() - from_ms) / 1000);
+}
+
+/**
+ * How often the file system makes one block durable for fio itself, with no server between them. An ordinary cache file needs two
+ * such steps for a write with a flush after it: the data has to be there before the kset that names it.
+ */
+async function runSync(name: string, { place, options }: Stand): Promise<FactsResult> {
+  const path = `${place.disk_dir}/sync`;
+  const rates: number[] = [];
+  for (let round = 0; round < options.rounds; round++) {
+    const { iops } = await fio(place.disk_dir, [
+      ...["ioengine=psync", `filename=${path}`, `size=${256 * MIB}`, "overwrite=1"],
+      ...["rw=randwrite", "bs=4k", "norandommap", "fdatasync=1"],
+      ...["time_based", `runtime=${options.seconds}`],
+    ]);
+    rates.push(iops);
+  }
+  await Deno.remove(path);
+  const facts = [{
+    who: "fio",
+    what: "writes, each with an fdatasync",
+    value: median(rates),
+    unit: "IOPS",
+  }];
+  return { name, title: "4 KiB random write to a file, no server, an fdatasync after each", facts };
 }
 
 /** Empty devices of 1 GiB that nobody uses. */
