@@ -194,6 +194,11 @@ export class Arena {
     words[index + 1] = absolute / 4294967296;
   }
 
+  /** The absolute address of `addr` as a number. */
+  address(addr: number): number {
+    return this.#base + addr;
+  }
+
   /** The absolute address of `addr`, only to be passed straight to a `u64` parameter (libc.ts says why). */
   absolute(addr: number): bigint {
     const absolute = this.#base + addr;

@@ -61,6 +61,7 @@ const symbols = {
   recv: { parameters: ["i32", "u64", "u64", "i32"], result: "i32" },
   /** Name, service, hints, where the pointer to the first result goes. */
   getaddrinfo: { parameters: ["buffer", "u64", "buffer", "buffer"], result: "i32" },
+  free: { parameters: ["pointer"], result: "void" },
   freeaddrinfo: { parameters: ["pointer"], result: "void" },
   gai_strerror: { parameters: ["i32"], result: "pointer" },
   recvmsg: { parameters: ["i32", "u64", "i32"], result: "i32" },
@@ -83,6 +84,7 @@ export const libc = load();
 
 const arm = Deno.build.arch === "aarch64";
 
+export const O_RDONLY = 0;
 export const O_RDWR = 2;
 export const O_WRONLY = 1;
 export const O_CREAT = 0o100;
@@ -119,6 +121,11 @@ export const MSG_DONTWAIT = 0x40;
 export const MSG_WAITALL = 0x100;
 export const MSG_NOSIGNAL = 0x4000;
 
+/** Events of poll(2). */
+export const POLLIN = 1;
+export const POLLOUT = 4;
+export const POLLHUP = 16;
+
 export const F_GETFL = 3;
 export const F_SETFL = 4;
 
@@ -128,6 +135,7 @@ export const EAGAIN = 11;
 export const EBUSY = 16;
 export const ENOSYS = 38;
 export const ETIME = 62;
+export const EPROTO = 71;
 export const EOPNOTSUPP = 95;
 export const EINPROGRESS = 115;
 

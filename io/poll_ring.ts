@@ -21,6 +21,9 @@ import {
   MSG_DONTWAIT,
   MSG_NOSIGNAL,
   O_NONBLOCK,
+  POLLHUP,
+  POLLIN,
+  POLLOUT,
   result,
   SOCK_CLOEXEC,
   Word,
@@ -41,9 +44,6 @@ const OP_WRITEV = 7;
 const OP_FDATASYNC = 8;
 const OP_FALLOCATE = 9;
 
-const POLLIN = 1;
-const POLLOUT = 4;
-const POLLHUP = 16;
 /** struct pollfd. */
 const POLLFD_BYTES = 8;
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
@@ -59,7 +59,7 @@ export class PollRing implements Ring {
   readonly #op: Uint8Array;
   readonly #user: Uint32Array;
   readonly #fd: Int32Array;
-  /** Length in bytes, or the number of iovecs, or the mode of a fallocate. */
+  /** Length in bytes, or the number of iovecs, or the mode of a fallocate, or the events of a poll. */
   readonly #len: Uint32Array;
   /** Address, or the length of a fallocate. */
   readonly #addr: Float64Array;
@@ -118,8 +118,8 @@ export class PollRing implements Ring {
     this.#request(OP_SENDMSG, user, fd, msghdr_addr, 0, 0);
   }
 
-  poll(user: number, fd: number): void {
-    this.#request(OP_POLL, user, fd, 0, 0, 0);
+  poll(user: number, fd: number, events: number): void {
+    this.#request(OP_POLL, user, fd, 0, events, 0);
   }
 
   read(user: number, fd: number, addr: number, len_bytes: number, off_bytes: number): void {
@@ -204,7 +204,7 @@ export class PollRing implements Ring {
     for (let i = 0; i < count; i++) {
       const place = this.#waiting[i]!;
       this.#pollfds[2 * i] = this.#fd[place]!;
-      this.#pollfds[2 * i + 1] = this.#op[place] === OP_SENDMSG ? POLLOUT : POLLIN;
+      this.#pollfds[2 * i + 1] = this.#eventsOf(place);
     }
     const ready = result(libc.poll(
       this.#arena.absolute(this.#pollfds_addr),
@@ -218,6 +218,11 @@ export class PollRing implements Ring {
       const events = this.#pollfds[2 * i + 1]! >>> 16;
       if (events !== 0) this.#trySocket(i, events);
     }
+  }
+
+  #eventsOf(place: number): number {
+    const op = this.#op[place]!;
+    return op === OP_POLL ? this.#len[place]! : op === OP_SENDMSG ? POLLOUT : POLLIN;
   }
 
   /** Tries request `i` of the waiting ones; `events` is what poll(2) said. */

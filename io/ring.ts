@@ -49,8 +49,8 @@ export interface Ring {
   fallocate(user: number, fd: number, mode: number, off_bytes: number, len_bytes: number): void;
   /** Makes what was written to a file or block device durable. Result: 0. */
   fdatasync(user: number, fd: number): void;
-  /** Waits until the descriptor is readable, once. Result: the events of poll(2). */
-  poll(user: number, fd: number): void;
+  /** Waits until one of the `events` of poll(2) holds, once. Result: those that do, and what went wrong. */
+  poll(user: number, fd: number, events: number): void;
 
   /**
    * Hands over all requests, and returns when there is at least one completion or the time is over; it may

@@ -2,7 +2,18 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { AssertionFailure } from "../core/assert.ts";
 import { CacheError } from "../core/errors.ts";
 import { Arena } from "./arena.ts";
-import { AF_UNIX, cString, libc, O_CLOEXEC, O_RDWR, SHUT_RDWR, SOCK_STREAM } from "./libc.ts";
+import {
+  AF_UNIX,
+  cString,
+  libc,
+  O_CLOEXEC,
+  O_RDWR,
+  POLLHUP,
+  POLLIN,
+  POLLOUT,
+  SHUT_RDWR,
+  SOCK_STREAM,
+} from "./libc.ts";
 import { PollRing } from "./poll_ring.ts";
 import { openRing, type Ring } from "./ring.ts";
 import { UringRing } from "./uring.ts";
@@ -257,12 +268,23 @@ ringTest(
 
 ringTest("poll says when there is something to read", ({ arena, ring, pair }) => {
   const [a, b] = pair();
-  ring.poll(1, b);
+  ring.poll(1, b, POLLIN);
   ring.wait(0);
   assert(!ring.next());
   ring.sendmsg(2, a, msghdr(arena, [[0, 1]]));
   const results = collect(ring, 2);
-  assertEquals(results.get(1)! & 1, 1);
+  assertEquals(results.get(1), POLLIN);
+});
+
+ringTest("poll says when there is room to write, or the socket was shut down", ({ ring, pair }) => {
+  const [a, b] = pair();
+  ring.poll(1, b, POLLOUT);
+  assertEquals(only(ring), POLLOUT);
+  ring.poll(2, a, POLLIN);
+  ring.wait(0);
+  assert(!ring.next());
+  libc.shutdown(a, SHUT_RDWR);
+  assertEquals(only(ring) & (POLLIN | POLLHUP), POLLIN | POLLHUP);
 });
 
 ringTest("a wait ends with its time, also when nothing is under way", ({ ring, pair }) => {

@@ -63,7 +63,6 @@ const OP_READ = 22;
 const OP_RECV = 27;
 
 const FSYNC_DATASYNC = 1;
-const POLLIN = 1;
 
 const OFF_SQES = 0x10000000n;
 const SQE_WORDS = 16;
@@ -247,8 +246,8 @@ export class UringRing implements Ring {
     this.#sqes[this.#request(OP_FSYNC, user, fd, 0) + SQE_OP_FLAGS] = FSYNC_DATASYNC;
   }
 
-  poll(user: number, fd: number): void {
-    this.#sqes[this.#request(OP_POLL_ADD, user, fd, 0) + SQE_OP_FLAGS] = POLLIN;
+  poll(user: number, fd: number, events: number): void {
+    this.#sqes[this.#request(OP_POLL_ADD, user, fd, 0) + SQE_OP_FLAGS] = events;
   }
 
   wait(timeout_ms: number): void {

@@ -51,6 +51,22 @@ export class Iovecs {
     this.#iovecs = new Uint32Array(buffer, this.#iov_addr, limit * IOV_WORDS);
   }
 
+  /** The first range that is left; they end before `count`. */
+  get first(): number {
+    return this.#first;
+  }
+
+  /** Absolute address of a range. */
+  address(index: number): number {
+    const at = index * IOV_WORDS;
+    return this.#iovecs[at]! + this.#iovecs[at + 1]! * 4294967296;
+  }
+
+  /** Bytes of a range. */
+  len(index: number): number {
+    return this.#iovecs[index * IOV_WORDS + 2]!;
+  }
+
   clear(): void {
     this.count = 0;
     this.left_bytes = 0;
