@@ -45,7 +45,8 @@ function serve(socket_path: string, file_path: string): never {
       is_rotational: false,
       is_failing: false,
     },
-    listener: { fd: sockets.listenUnix(socket_path), tcp: false },
+    tls: null,
+    listeners: [{ fd: sockets.listenUnix(socket_path), tcp: false }],
   });
   nbd.start();
   for (let now_ms = performance.now();;) {

@@ -76,7 +76,8 @@ class Loop {
       engine: new BareEngine(0),
       sockets,
       served: { ...SERVED, size_bytes: DEVICE_BYTES },
-      listener: { fd: 3, tcp: false },
+      tls: null,
+      listeners: [{ fd: 3, tcp: false }],
     });
     this.#server.start();
     this.#server.handle(accept_user >>> KIND_SHIFT, accept_user, 4);

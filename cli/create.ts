@@ -10,7 +10,8 @@ import { checkName, checkUuid, runRoot } from "../io/run_dir.ts";
 import { parseConcise } from "./concise.ts";
 import { MAJOR } from "./device_fields.ts";
 import type { Order } from "./device_process.ts";
-import { failedOn, UsageError } from "./failure.ts";
+import { parseEntrance } from "./entrance.ts";
+import { failedOn } from "./failure.ts";
 import { showVerbose } from "./info.ts";
 import { launch } from "./launch.ts";
 import type { OptionName, Options } from "./options.ts";
@@ -78,7 +79,7 @@ async function create(device: NewDevice, options: Options): Promise<void> {
     minor,
     device: {
       table: table === null ? null : tableConfig(table, read_only),
-      listen: options.listen === undefined ? null : parseListen(options.listen),
+      ...parseEntrance(options),
       format: options.format === true,
     },
   };
@@ -110,21 +111,4 @@ function parseMinor({ major, minor }: Options): number | null {
     throw new CacheError(`Invalid minor number: "${minor}", wanted a number`);
   }
   return Number(minor);
-}
-
-/**
- * Reads `HOST:PORT`, or `PORT` alone for loopback; a numeric IPv6 address stands in brackets.
- *
- * @throws {UsageError}
- */
-export function parseListen(text: string): { host: string; port: number } {
-  const match = /^(?:(?:\[([0-9A-Fa-f:.]+)\]|([^:[\]]+)):)?([0-9]{1,5})$/.exec(text);
-  const host = match?.[1] ?? match?.[2] ?? "localhost";
-  const port = Number(match?.[3]);
-  if (match === null || port > 65535) {
-    throw new UsageError(
-      `Invalid --listen argument: "${text}", wanted [HOST:]PORT, for example 127.0.0.1:10809`,
-    );
-  }
-  return { host, port };
 }

@@ -1,11 +1,9 @@
 /** The formats of DMSETUP, "Output", each from one reply of a device. */
 
-import { assertEquals, assertThrows } from "@std/assert";
+import { assertEquals } from "@std/assert";
 import type { InfoReply, StatusReply } from "../io/control_protocol.ts";
-import { parseListen } from "./create.ts";
 import { depsLine } from "./deps.ts";
 import { linePrefix, noDevice } from "./devices.ts";
-import { UsageError } from "./failure.ts";
 import { infoText } from "./info.ts";
 import { formatTree } from "./tree.ts";
 import { statusLine } from "./status.ts";
@@ -124,16 +122,4 @@ Deno.test("a device that is not there is reported in dmsetup's words", () => {
     noDevice("remove", "d").message,
     "pcache: remove on d failed: No such device or address",
   );
-});
-
-Deno.test("--listen takes a host and a port, or a port on loopback", () => {
-  assertEquals(parseListen("10809"), { host: "localhost", port: 10809 });
-  assertEquals(parseListen("127.0.0.1:10809"), { host: "127.0.0.1", port: 10809 });
-  assertEquals(parseListen("localhost:0"), { host: "localhost", port: 0 });
-  assertEquals(parseListen("[::1]:65535"), { host: "::1", port: 65535 });
-  for (
-    const bad of ["", ":10809", "host", "host:", "::1:10809", "h:65536", "h:1x", "h:-1", "65536"]
-  ) {
-    assertThrows(() => parseListen(bad), UsageError, `Invalid --listen argument: "${bad}"`);
-  }
 });

@@ -27,6 +27,8 @@ export const FLAG_TEXTS: { readonly [N in FlagName]: FlagText } = {
   format: "Format the cache device although a cache was seen on it; its dirty data is lost",
   help: "Show the usage",
   inactive: "Look at the inactive table instead of the live one",
+  insecure:
+    "Serve an address that is not loopback without TLS: whoever reaches it can do everything",
   json: "Print JSON, for programs",
   nameprefixes: "Print each field as DM_NAME='value', for a shell",
   noflush: "On suspend: do not wait for what is under way; elsewhere accepted for dmsetup's sake",
@@ -38,6 +40,7 @@ export const FLAG_TEXTS: { readonly [N in FlagName]: FlagText } = {
   retry: "While the device is busy, try again: 25 times, 200 ms apart",
   rows: "Print fields as lines and devices as columns",
   setuuid: "Set the UUID of a device that has none, instead of its name",
+  "tls-verify-peer": "Let in only clients with a certificate of the authority in ca-cert.pem",
   tree: "Print devices and what they stand on as a tree",
   unquoted: "With --nameprefixes: leave out the quotes",
   verbose: "Say more of what is going on, and show the details of an internal error",
@@ -53,7 +56,9 @@ export const VALUE_TEXTS: { readonly [N in ValueName]: ValueText } = {
   interval: { value: "<seconds>", help: "Time between two reports; without --count for ever" },
   listen: {
     value: "[<host>:]<port>",
-    help: "Serve NBD on TCP (loopback where no host is given), without encryption or passwords",
+    help:
+      "Serve NBD on TCP (loopback where no host is given) instead of a Unix socket; systemd: on " +
+      "the unit's sockets; systemd:NAME: on those of that name",
   },
   major: { value: "<major>", help: "With --minor: the device of these numbers" },
   minor: { value: "<minor>", help: "With --major: the device of these numbers, or those it gets" },
@@ -63,5 +68,17 @@ export const VALUE_TEXTS: { readonly [N in ValueName]: ValueText } = {
   sort: { value: "<fields>", help: "Sort by these fields; - in front of one: downwards" },
   table: { value: "<table>", help: "The table line, instead of a file or the standard input" },
   target: { value: "<target_type>", help: "Only devices of this target type" },
+  tls: {
+    value: "<off|on|require>",
+    help: "Whether clients may or have to use TLS; with certificates or keys they have to",
+  },
+  "tls-certificates": {
+    value: "<dir>",
+    help: "TLS with the certificate server-cert.pem and its key server-key.pem of a directory",
+  },
+  "tls-psk": {
+    value: "<file>",
+    help: "TLS with keys that clients have, too: lines USER:KEY, as psktool makes them",
+  },
   uuid: { value: "<uuid>", help: "A UUID of the device: 1 to 128 printable characters" },
 };

@@ -21,6 +21,7 @@ export const FLAGS = {
   format: "",
   help: "h",
   inactive: "",
+  insecure: "",
   json: "",
   nameprefixes: "",
   noflush: "",
@@ -32,6 +33,7 @@ export const FLAGS = {
   retry: "",
   rows: "",
   setuuid: "",
+  "tls-verify-peer": "",
   tree: "",
   unquoted: "",
   verbose: "v",
@@ -54,6 +56,9 @@ export const VALUES = {
   sort: "O",
   table: "",
   target: "",
+  tls: "",
+  "tls-certificates": "",
+  "tls-psk": "",
   uuid: "u",
 } as const;
 

@@ -64,14 +64,28 @@ export const VERBS: readonly Verb[] = [
     name: "create",
     usage: "<dev_name> [-u|--uuid <uuid>] [-j|--major <major> -m|--minor <minor>]\n" +
       "\t    [-n|--notable|--table <table>|<table_file>] [-r|--readonly]\n" +
-      "\t    [--listen [<host>:]<port>] [--format]\n" +
+      "\t    [--listen [<host>:]<port>] [--insecure] [--format]\n" +
+      "\t    [--tls <off|on|require>] [--tls-certificates <dir>] [--tls-verify-peer]\n" +
+      "\t    [--tls-psk <file>]\n" +
       "\tcreate --concise [<concise_device_spec_list>]",
     help: "Starts a device. The table comes from --table, a file or the standard input;\n" +
       "with --concise the names and tables of several from one line",
     min_args: 0,
     max_args: 2,
     devices: "new",
-    options: ["table", "notable", "readonly", "listen", "format", "concise"],
+    options: [
+      "table",
+      "notable",
+      "readonly",
+      "listen",
+      "insecure",
+      "tls",
+      "tls-certificates",
+      "tls-verify-peer",
+      "tls-psk",
+      "format",
+      "concise",
+    ],
     load: () => import("./create.ts"),
   },
   {

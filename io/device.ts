@@ -32,9 +32,19 @@ import { CONTROL_SOCKET, type DeviceConfig, type DeviceEvent } from "./device_co
 import { Watch } from "./events.ts";
 import { closeDevice, type DeviceFile, openDevice } from "./files.ts";
 import { goneBacking } from "./gone_backing.ts";
+import {
+  type Entrance,
+  listenUnix,
+  type NbdListener,
+  openListeners,
+  prepareEntrance,
+  removeFile,
+  uriOf,
+} from "./listening.ts";
 import { Medium } from "./medium.ts";
 import { readingTeller } from "./reading.ts";
 import type { Export } from "./nbd/handshake.ts";
+import type { NbdTls } from "./nbd/ports.ts";
 import { NbdServer } from "./nbd/server.ts";
 import { openBacking, type OpenedBacking } from "./open_backing.ts";
 import { Pace } from "./pace.ts";
@@ -45,6 +55,7 @@ import { answering, DONE, Shell } from "./shell.ts";
 import * as sockets from "./sockets.ts";
 import { Suspension } from "./suspension.ts";
 import { tableOf } from "./table_line.ts";
+import type { TlsServer } from "./tls/credentials.ts";
 import {
   INDEX_MASK,
   KIND_BACKING,
@@ -84,6 +95,7 @@ export function runDevice(
   const place: Place = {
     shell,
     format: config.format,
+    entrance: prepareEntrance(config),
     control_fd: listenUnix(() => `${home.run_dir}/${CONTROL_SOCKET}`, cleanup),
     cleanup,
   };
@@ -105,6 +117,7 @@ export function runDevice(
 interface Place {
   readonly shell: Shell;
   readonly format: boolean;
+  readonly entrance: Entrance;
   readonly control_fd: number;
   readonly cleanup: DisposableStack;
 }
@@ -149,10 +162,10 @@ function openSteps(
   const backing = openBacking(backing_path, sectorsOf, backing_place);
 
   // Nothing has been written yet. All that can be refused is refused before something is.
-  const { format, control_fd, shell } = place;
+  const { format, control_fd, shell, entrance } = place;
   const options = { data_crc: config.data_crc, format };
   const inspection = naming("cache dev", config, () => inspectCache(memory, options));
-  const nbd = listen(shell, cleanup);
+  const listeners = openListeners(shell, entrance, cleanup);
   tell({ event: "progress", text: `setting aside ${cache_file.size_bytes} bytes for the cache` });
   memory.allocate();
   const cache = naming("cache dev", config, () => prepareCache(memory, inspection));
@@ -163,7 +176,8 @@ function openSteps(
   const engine = naming("pcache", config, () => Engine.open(engine_parts));
   const table_line = formatTable(table, backing.length_sectors);
   return new Device(shell, config, {
-    ...{ arena, ring, memory, cache_file, backing, engine, control_fd, nbd, devices },
+    ...{ arena, ring, memory, cache_file, backing, engine, control_fd, devices },
+    ...{ listeners, tls: entrance.tls },
     ...{ table_line, full_sectors },
   });
 }
@@ -178,41 +192,6 @@ function naming<T>(what: "cache dev" | "pcache", config: TableConfig, act: () =>
   }
 }
 
-/** The socket that NBD clients connect to. */
-interface NbdListener {
-  readonly fd: number;
-  /** On TCP: where. */
-  readonly address: string | null;
-}
-
-function listen(shell: Shell, cleanup: DisposableStack): NbdListener {
-  if (shell.listen === null) {
-    return { fd: listenUnix(() => shell.nbd_path, cleanup), address: null };
-  }
-  const tcp = sockets.listenTcp(shell.listen.host, shell.listen.port);
-  cleanup.defer(() => sockets.close(tcp.fd));
-  const host = tcp.host.includes(":") ? `[${tcp.host}]` : tcp.host;
-  return { fd: tcp.fd, address: `${host}:${tcp.port}` };
-}
-
-/** The path may change until the end: the folder can be renamed. */
-function listenUnix(path: () => string, cleanup: DisposableStack): number {
-  const fd = sockets.listenUnix(path());
-  cleanup.defer(() => {
-    sockets.close(fd);
-    removeFile(path());
-  });
-  return fd;
-}
-
-function removeFile(path: string): void {
-  try {
-    Deno.removeSync(path);
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
-  }
-}
-
 /** What a device is made of. */
 interface Parts {
   readonly arena: Arena;
@@ -222,7 +201,8 @@ interface Parts {
   readonly backing: OpenedBacking;
   readonly engine: Engine;
   readonly control_fd: number;
-  readonly nbd: NbdListener;
+  readonly listeners: readonly NbdListener[];
+  readonly tls: TlsServer | null;
   /** Lets go of both devices. */
   readonly devices: DisposableStack;
   readonly table_line: string;
@@ -278,7 +258,8 @@ class Device {
       engine,
       sockets,
       served: this.#served,
-      listener: { fd: parts.nbd.fd, tcp: parts.nbd.address !== null },
+      tls: nbdTls(parts),
+      listeners: parts.listeners,
     });
     this.#control = new ControlServer({
       arena,
@@ -333,10 +314,8 @@ class Device {
   }
 
   get #uri(): string {
-    const { address } = this.#parts.nbd;
-    if (address !== null) return `nbd://${address}`;
-    const path = encodeURIComponent(this.#shell.nbd_path).replaceAll("%2F", "/");
-    return `nbd+unix:///?socket=${path}`;
+    const { listeners, tls } = this.#parts;
+    return uriOf(listeners[0]!, this.#shell.nbd_path, tls);
   }
 
   /** Serves until the device has been removed. */
@@ -651,6 +630,15 @@ class Device {
     const writeback_errors = backing_write_errors + backing_flush_errors;
     return { ok: true, removing: this.#removal.is_under_way, dirty_bytes, writeback_errors };
   }
+}
+
+/** TLS as the NBD server knows it. */
+function nbdTls({ tls, arena, ring }: Parts): NbdTls | null {
+  if (tls === null) return null;
+  return {
+    is_required: tls.is_required,
+    open: (fd, recv_user, send_user) => tls.open(fd, { arena, ring, recv_user, send_user }),
+  };
 }
 
 /** How the device's export is called. */

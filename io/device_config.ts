@@ -6,6 +6,7 @@
  */
 
 import type { TableConfig } from "./control_protocol.ts";
+import type { TlsServerConfig } from "./tls/credentials.ts";
 
 /**
  * What a device process is told besides its name. Plain JSON: the command that creates the device hands it over a pipe.
@@ -13,8 +14,12 @@ import type { TableConfig } from "./control_protocol.ts";
 export interface DeviceConfig {
   /** Null: it gets one later. */
   table: TableConfig | null;
-  /** Serve NBD over TCP instead of the Unix socket; port 0: any free one. */
-  listen: { host: string; port: number } | null;
+  /** Serve NBD over TCP instead of the Unix socket (port 0: any free one), or on listening sockets that the process has inherited. */
+  listen: { host: string; port: number } | { fds: number[] } | null;
+  /** Null: no TLS. */
+  tls: TlsServerConfig | null;
+  /** An address that is not loopback may be served without TLS. */
+  is_insecure: boolean;
   /** Format the cache device although a cache was seen on it. */
   format: boolean;
 }

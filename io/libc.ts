@@ -55,6 +55,10 @@ const symbols = {
   listen: { parameters: ["i32", "i32"], result: "i32" },
   connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
   getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+  getsockopt: {
+    parameters: ["i32", "i32", "i32", "buffer", "buffer"],
+    result: "i32",
+  },
   setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
   shutdown: { parameters: ["i32", "i32"], result: "i32" },
   accept4: { parameters: ["i32", "u64", "u64", "i32"], result: "i32" },
@@ -104,6 +108,8 @@ export const SOCK_STREAM = 1;
 export const SOCK_CLOEXEC = 0o2000000;
 export const SOL_SOCKET = 1;
 export const SO_REUSEADDR = 2;
+export const SO_TYPE = 3;
+export const SO_ACCEPTCONN = 30;
 export const SO_KEEPALIVE = 9;
 export const SO_SNDBUF = 7;
 export const SO_RCVBUF = 8;
@@ -126,6 +132,8 @@ export const POLLIN = 1;
 export const POLLOUT = 4;
 export const POLLHUP = 16;
 
+export const F_SETFD = 2;
+export const FD_CLOEXEC = 1;
 export const F_GETFL = 3;
 export const F_SETFL = 4;
 

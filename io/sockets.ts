@@ -14,7 +14,9 @@ import {
   EINPROGRESS,
   errorText,
   F_GETFL,
+  F_SETFD,
   F_SETFL,
+  FD_CLOEXEC,
   IPPROTO_IPV6,
   IPPROTO_TCP,
   IPV6_V6ONLY,
@@ -24,8 +26,10 @@ import {
   O_NONBLOCK,
   result,
   SHUT_RDWR,
+  SO_ACCEPTCONN,
   SO_KEEPALIVE,
   SO_REUSEADDR,
+  SO_TYPE,
   SOCK_CLOEXEC,
   SOCK_STREAM,
   SOL_SOCKET,
@@ -202,6 +206,76 @@ export function keepAlive(fd: number): void {
  */
 export function sendNow(fd: number, msghdr: bigint): number {
   return result(libc.sendmsg(fd, msghdr, MSG_DONTWAIT | MSG_NOSIGNAL));
+}
+
+/** Whether an address, or "localhost", is reached from this machine alone. */
+export function isLoopback(host: string): boolean {
+  const address = host === "localhost" ? null : socketAddress(host, 0);
+  return address === null ? host === "localhost" : isLoopbackAddress(address);
+}
+
+/** The same of `struct sockaddr_in` or `sockaddr_in6`; IPv4 addresses may stand in IPv6 ones. */
+function isLoopbackAddress(address: Uint8Array): boolean {
+  const [v4_at, v6_at] = [4, 8];
+  if (address[0] === AF_INET) return address[v4_at] === 127;
+  const ip = address.subarray(v6_at, v6_at + 16);
+  const has_zeroes = ip.subarray(0, 10).every((byte) => byte === 0);
+  if (has_zeroes && ip[10] === 255 && ip[11] === 255) return ip[12] === 127;
+  return has_zeroes && ip.subarray(10, 15).every((byte) => byte === 0) && ip[15] === 1;
+}
+
+/** A listening socket that somebody else has opened. */
+export interface AdoptedListener {
+  readonly is_unix: boolean;
+  /** `HOST:PORT`, or a path. */
+  readonly address: string;
+  /** Reached from this machine alone. */
+  readonly is_loopback: boolean;
+}
+
+/**
+ * Looks at a listening socket that was inherited, and makes it fit for the ring. No other program inherits it.
+ *
+ * @throws {CacheError} It is none, or of a kind that is not served.
+ */
+export function adoptListener(fd: number): AdoptedListener {
+  const what = `descriptor ${fd}`;
+  const is_stream = option(fd, SO_TYPE, what) === SOCK_STREAM;
+  if (!is_stream || option(fd, SO_ACCEPTCONN, what) === 0) {
+    throw new CacheError(`${what}: a listening stream socket is wanted`);
+  }
+  const address = new Uint8Array(2 + UNIX_PATH_BYTES);
+  const len = new Uint32Array([address.length]);
+  check(libc.getsockname(fd, address, new Uint8Array(len.buffer)), what);
+  libc.fcntl(fd, F_SETFD, FD_CLOEXEC);
+  setBlocking(fd);
+  const view = new DataView(address.buffer);
+  const family = view.getUint16(0, true);
+  if (family === AF_UNIX) {
+    const path = new TextDecoder().decode(address.subarray(2, len[0]!)).replace(/\0$/, "");
+    if (!path.startsWith("/")) {
+      throw new CacheError(`${what}: a Unix socket with an absolute path is wanted`);
+    }
+    return { is_unix: true, address: path, is_loopback: true };
+  }
+  if (family !== AF_INET && family !== AF_INET6) {
+    throw new CacheError(`${what}: a Unix or TCP socket is wanted, not of family ${family}`);
+  }
+  const host = family === AF_INET
+    ? address.subarray(4, 8).join(".")
+    : `[${Array.from({ length: 8 }, (_, i) => view.getUint16(8 + 2 * i).toString(16)).join(":")}]`;
+  // The URL standard shortens IPv6 addresses.
+  const { hostname } = new URL(`http://${host}/`);
+  const is_loopback = isLoopbackAddress(address);
+  return { is_unix: false, address: `${hostname}:${view.getUint16(2)}`, is_loopback };
+}
+
+function option(fd: number, name: number, what: string): number {
+  const value = new Int32Array(1);
+  const len = new Uint32Array([4]);
+  const [value_bytes, len_bytes] = [new Uint8Array(value.buffer), new Uint8Array(len.buffer)];
+  check(libc.getsockopt(fd, SOL_SOCKET, name, value_bytes, len_bytes), what);
+  return value[0]!;
 }
 
 /** Ends what waits on a socket, in both directions. A socket whose peer is gone has nothing to end. */

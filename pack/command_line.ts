@@ -81,6 +81,8 @@ function isFlag(name: OptionName): name is keyof typeof FLAGS {
 function valueOffer(name: OptionName, verb: string): Offer {
   if (name === "table") return { kind: "table" };
   if (name === "target") return TARGETS;
+  if (name === "tls") return { kind: "words", words: ["off", "on", "require"] };
+  if (name === "tls-certificates" || name === "tls-psk") return FILES;
   if (name === "exec") return { kind: "commands" };
   if (name !== "options" && name !== "sort") return NOTHING;
   if (verb === "splitname") return { kind: "list", words: fieldNames(NAME_PART_FIELDS) };

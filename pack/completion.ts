@@ -358,7 +358,11 @@ function fishOption({ words, help, value }: OptionForm, condition: string): stri
   const forms = words.map((word) =>
     word.startsWith("--") ? `-l ${word.slice(2)}` : `-s ${word.slice(1)}`
   );
-  const offer = value === null ? "" : ` -x ${fishOffer(value.offer)}`.trimEnd();
+  const offer = value === null
+    ? ""
+    : value.offer.kind === "files"
+    ? " -r -F"
+    : ` -x ${fishOffer(value.offer)}`.trimEnd();
   return `complete -c pcache ${condition}${forms.join(" ")}${offer} -d ${fishQuote(help)}`;
 }
 

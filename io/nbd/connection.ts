@@ -10,6 +10,7 @@
  *   `#mode` is HEADER.
  * - `active` counts the requests whose reply has not left: at most `max_active`.
  * - In the modes PLACE and PAYLOAD, `#write_slot` is a write that the engine waits for.
+ * - Nothing is received while a message of the negotiation leaves: what follows STARTTLS is for TLS alone.
  * - Bytes received straight into their place: the write is not given up before the receive has ended.
  *
  * @module
@@ -20,6 +21,7 @@ import { NO_FAILURE } from "./failures.ts";
 import { Handshake } from "./handshake.ts";
 import type { Hub } from "./hub.ts";
 import { Iovecs } from "./iovecs.ts";
+import type { NbdTlsStream } from "./ports.ts";
 import {
   CMD_BLOCK_STATUS,
   CMD_CACHE,
@@ -69,6 +71,8 @@ const NARROW_BYTES = 4096;
 const CHEAP_MOVE_BYTES = 4096;
 /** A longer message would not find room at once, but for a part: it is left to the ring, which waits. */
 const SEND_NOW_BYTES = 64 * 1024;
+/** A client that has not finished the TLS handshake by then is dropped. */
+const TLS_HANDSHAKE_MS = 10_000;
 /** Ranges of one straight receive. */
 const RECV_IOVECS = 64;
 /**
@@ -127,6 +131,12 @@ export class Connection {
   #request_magic = 0;
   #request_bytes = 0;
   #fd = NONE;
+  /** The TLS connection over the socket; null: there is none. */
+  #tls: NbdTlsStream | null = null;
+  /** STARTTLS was accepted, and the answer to it is leaving. */
+  #is_tls_next = false;
+  /** When the handshake has to be over; NaN: the clock was not looked at. */
+  #tls_deadline_ms = NaN;
   #receiving = false;
   #direct = false;
   #sending = false;
@@ -170,7 +180,7 @@ export class Connection {
     this.#sender = new Sender(hub, addr + recv_bytes);
     const places_addr = addr + recv_bytes + Sender.SIZE_BYTES;
     this.#places = new Iovecs(hub.arena, places_addr, RECV_IOVECS);
-    this.#handshake = new Handshake(hub.served);
+    this.#handshake = this.#newHandshake();
   }
 
   /** Takes an accepted socket. */
@@ -189,10 +199,15 @@ export class Connection {
     this.#narrow = false;
     this.#moved_ms = Infinity;
     this.#window_bytes = MAX_WINDOW_BYTES;
-    this.#handshake = new Handshake(this.#hub.served);
+    this.#handshake = this.#newHandshake();
     this.#sender.startRaw(this.#handshake.greeting());
     this.#send();
     this.#receive();
+  }
+
+  #newHandshake(): Handshake {
+    const { served, tls } = this.#hub;
+    return new Handshake(served, tls === null ? "off" : tls.is_required ? "require" : "on");
   }
 
   /** True in the transmission phase: the device is in use. */
@@ -211,7 +226,8 @@ export class Connection {
   }
 
   /** A receive ended with `result`: bytes, 0 at the end, or a negative error number. */
-  received(result: number): void {
+  received(completed: number): void {
+    const result = this.#tls === null ? completed : this.#tls.received(completed);
     this.#receiving = false;
     const direct = this.#direct;
     this.#direct = false;
@@ -230,7 +246,8 @@ export class Connection {
   }
 
   /** A send ended with `result`: bytes, or a negative error number. */
-  sent(result: number): void {
+  sent(completed: number): void {
+    const result = this.#tls === null ? completed : this.#tls.sent(completed);
     this.#sending = false;
     if (this.state === State.DEAD || (result <= 0 && result !== -EINTR && result !== -EAGAIN)) {
       this.kill();
@@ -291,7 +308,9 @@ export class Connection {
     const sender = this.#sender;
     while (this.isServing && !sender.busy && sender.start()) {
       if (sender.iovecs.left_bytes > SEND_NOW_BYTES) return this.#send();
-      const result = this.#hub.sockets.sendNow(this.#fd, sender.iovecs.msghdr);
+      const result = this.#tls === null
+        ? this.#hub.sockets.sendNow(this.#fd, sender.iovecs.msghdr)
+        : this.#tls.sendNow(sender.iovecs);
       if (result > 0) this.#requestsEnded(sender.sent(result));
       else if (result !== -EINTR && result !== -EAGAIN) return this.kill();
       if (sender.busy) this.#send();
@@ -314,6 +333,7 @@ export class Connection {
    * that does not is dropped. True: the client is waited for, look again.
    */
   look(now_ms: number): boolean {
+    if (this.#isShakingHands) return this.#lookAtHandshake(now_ms);
     const is_waited_for = this.#sending || this.#mode === Mode.PAYLOAD && !this.#hub.is_holding;
     if (this.state === State.FREE || this.state === State.DEAD || !is_waited_for) {
       this.#moved_ms = Infinity;
@@ -379,12 +399,14 @@ export class Connection {
 
   #negotiate(): boolean {
     if (this.#sender.busy) return false;
+    if (this.#is_tls_next) this.#startTls();
     const step = this.#handshake.step(this.#recv.slice(this.#at, this.#filled));
     if (step === null) {
       if (this.#ended) this.kill();
       return false;
     }
     this.#at += step.consumed_bytes;
+    if (step.then === "tls" && !this.#canStartTls()) return false;
     if (step.reply.length > 0) {
       this.#sender.startRaw(step.reply);
       this.#send();
@@ -392,6 +414,35 @@ export class Connection {
     if (step.then === "serve") this.#beginServing();
     if (step.then === "close") this.state = State.FINISH;
     return true;
+  }
+
+  /** What has come behind STARTTLS was said in the clear, by whoever stands between: it must not count as said under TLS. */
+  #canStartTls(): boolean {
+    this.#is_tls_next = this.#at === this.#filled;
+    if (!this.#is_tls_next) this.kill();
+    return this.#is_tls_next;
+  }
+
+  #startTls(): void {
+    const hub = this.#hub;
+    assert(!this.#receiving && this.#at === this.#filled, "bytes beside the TLS handshake");
+    this.#is_tls_next = false;
+    this.#handshake = this.#handshake.secured();
+    this.#tls = hub.tls!.open(this.#fd, hub.recv_user + this.index, hub.send_user + this.index);
+    this.#tls_deadline_ms = NaN;
+    hub.waits_for_clients = true;
+  }
+
+  get #isShakingHands(): boolean {
+    return this.state === State.NEGOTIATE && this.#tls !== null && !this.#tls.is_established;
+  }
+
+  /** Drops a client whose TLS handshake takes too long. True: look again. */
+  #lookAtHandshake(now_ms: number): boolean {
+    if (Number.isNaN(this.#tls_deadline_ms)) this.#tls_deadline_ms = now_ms + TLS_HANDSHAKE_MS;
+    if (now_ms < this.#tls_deadline_ms) return true;
+    this.kill();
+    return false;
   }
 
   #beginServing(): void {
@@ -589,6 +640,7 @@ export class Connection {
   #receive(): void {
     if (this.#receiving || this.#ended) return;
     if (this.state !== State.SERVE && this.state !== State.NEGOTIATE) return;
+    if (this.state === State.NEGOTIATE && this.#sender.busy) return;
     const hub = this.#hub;
     if (hub.is_holding && this.state === State.SERVE) return;
     const user = hub.recv_user + this.index;
@@ -596,13 +648,16 @@ export class Connection {
     if (this.#mode === Mode.PAYLOAD && this.#isDirect(this.#left_bytes)) {
       this.#listPlaces();
       this.#direct = true;
-      hub.ring.recvmsg(user, this.#fd, this.#places.msghdr_addr);
+      if (this.#tls === null) hub.ring.recvmsg(user, this.#fd, this.#places.msghdr_addr);
+      else this.#tls.recvmsg(this.#places);
     } else {
       this.#compact();
       const free_bytes = this.#recv_bytes - this.#filled;
       const room_bytes = this.#narrow ? Math.min(free_bytes, NARROW_BYTES) : free_bytes;
       if (room_bytes === 0) return;
-      hub.ring.recv(user, this.#fd, this.#recv_addr + this.#filled, room_bytes);
+      const addr = this.#recv_addr + this.#filled;
+      if (this.#tls === null) hub.ring.recv(user, this.#fd, addr, room_bytes);
+      else this.#tls.recv(addr, room_bytes);
     }
     this.#receiving = true;
   }
@@ -639,7 +694,9 @@ export class Connection {
   #send(): void {
     const hub = this.#hub;
     hub.waits_for_clients = true;
-    hub.ring.sendmsg(hub.send_user + this.index, this.#fd, this.#sender.iovecs.msghdr_addr);
+    const { iovecs } = this.#sender;
+    if (this.#tls !== null) this.#tls.send(iovecs);
+    else hub.ring.sendmsg(hub.send_user + this.index, this.#fd, iovecs.msghdr_addr);
     this.#sending = true;
   }
 
@@ -660,6 +717,7 @@ export class Connection {
   #finish(): void {
     if (this.active > 0 || this.#sending) return;
     this.state = State.DEAD;
+    this.#tls?.bye();
     this.#hub.sockets.shutdown(this.#fd);
   }
 
@@ -674,6 +732,9 @@ export class Connection {
     if (!this.#sending) this.#requestsEnded(this.#sender.drop());
     if (this.#sending || this.#receiving) return;
     if (this.#fd !== NONE) {
+      this.#tls?.close();
+      this.#tls = null;
+      this.#is_tls_next = false;
       hub.sockets.close(this.#fd);
       this.#fd = NONE;
     }

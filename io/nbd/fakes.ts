@@ -9,7 +9,8 @@ import { Buffer } from "node:buffer";
 import { assert } from "../../core/assert.ts";
 import { EIO, OK } from "../../core/errors.ts";
 import { NOT_CACHED, type RangeStates } from "../../core/range_states.ts";
-import type { NbdArena, NbdEngine, NbdRing, NbdSockets } from "./ports.ts";
+import type { Iovecs } from "./iovecs.ts";
+import type { NbdArena, NbdEngine, NbdRing, NbdSockets, NbdTls, NbdTlsStream } from "./ports.ts";
 
 /** Numbers from a seed (mulberry32): `next(n)` is 0..n-1. */
 export class Random {
@@ -120,6 +121,7 @@ interface Operation {
 
 const EAGAIN = 11;
 const EPIPE = 32;
+const EPROTO = 71;
 const EMFILE = 24;
 
 export class FakeRing implements NbdRing, NbdSockets {
@@ -278,6 +280,54 @@ export class FakeRing implements NbdRing, NbdSockets {
       ranges.push([addr, len_bytes]);
     }
     return ranges;
+  }
+}
+
+/** What a client of the fake TLS shakes hands with. */
+export const HELLO = 0x16;
+
+/** TLS in name only: a handshake of one byte, and then the bytes as they are. */
+export class FakeTls implements NbdTls {
+  readonly is_required: boolean;
+  /** Streams that are not closed. */
+  open_count = 0;
+  /** Streams that have said goodbye. */
+  bye_count = 0;
+  readonly #arena: FakeArena;
+  readonly #ring: FakeRing;
+
+  constructor(arena: FakeArena, ring: FakeRing, is_required: boolean) {
+    this.#arena = arena;
+    this.#ring = ring;
+    this.is_required = is_required;
+  }
+
+  open(fd: number, recv_user: number, send_user: number): NbdTlsStream {
+    const [ring, { bytes }] = [this.#ring, this.#arena];
+    let hello_addr = 0;
+    this.open_count += 1;
+    const stream = {
+      is_established: false,
+      recv: (addr: number, len_bytes: number) => {
+        hello_addr = addr;
+        ring.recv(recv_user, fd, addr, stream.is_established ? len_bytes : 1);
+      },
+      recvmsg: (into: Iovecs) => ring.recvmsg(recv_user, fd, into.msghdr_addr),
+      send: (from: Iovecs) => ring.sendmsg(send_user, fd, from.msghdr_addr),
+      sendNow: (from: Iovecs) => {
+        assert(stream.is_established, "bytes before the handshake");
+        return ring.sendNow(fd, from.msghdr);
+      },
+      received: (result: number) => {
+        if (stream.is_established || result <= 0) return result;
+        stream.is_established = bytes[hello_addr] === HELLO;
+        return stream.is_established ? -EAGAIN : -EPROTO;
+      },
+      sent: (result: number) => result,
+      bye: () => void (this.bye_count += 1),
+      close: () => void (this.open_count -= 1),
+    };
+    return stream;
   }
 }
 

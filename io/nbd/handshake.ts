@@ -6,6 +6,7 @@
  * - The input of a step is consumed whole messages at a time; a message that is not complete is left alone.
  * - Every option gets an answer, unless the connection ends with it (EXPORT_NAME has no error answer).
  * - After `serve` or `close` no further step is made.
+ * - `tls`: the connection goes on under TLS with what `secured` returns, which has forgotten all that was agreed on.
  *
  * @module
  */
@@ -37,14 +38,20 @@ export function transmissionFlags(served: Export, style: number): number {
     (served.is_rotational ? nbd.FLAG_ROTATIONAL : 0) | (style === SIMPLE ? 0 : nbd.FLAG_SEND_DF);
 }
 
+/** What a server does with STARTTLS ("TLS"): it has no TLS, it lets the client choose, or it answers nothing without. */
+export type TlsPolicy = "off" | "on" | "require";
+
 /** What one message of the client led to. */
 export interface Step {
   /** Bytes of the input that are done with. */
   readonly consumed_bytes: number;
   /** To be sent before anything else; may be empty. */
   readonly reply: Uint8Array;
-  /** `serve`: the transmission phase begins. `close`: the connection ends when the reply has been sent. */
-  readonly then: "continue" | "serve" | "close";
+  /**
+   * `serve`: the transmission phase begins. `close`: the connection ends when the reply has been sent. `tls`: the client's next
+   * bytes are those of a TLS handshake.
+   */
+  readonly then: "continue" | "serve" | "close" | "tls";
 }
 
 const NOTHING = new Uint8Array(0);
@@ -56,6 +63,8 @@ const decoder = new TextDecoder();
 
 export class Handshake {
   readonly #export: Export;
+  readonly #tls: TlsPolicy;
+  #is_secure = false;
   #stage: "flags" | "options" = "flags";
   #fixed = false;
   #no_zeroes = false;
@@ -65,8 +74,20 @@ export class Handshake {
   /** Bytes of an oversized option that are still to be skipped. */
   #skip_bytes = 0;
 
-  constructor(served: Export) {
+  constructor(served: Export, tls: TlsPolicy) {
     this.#export = served;
+    this.#tls = tls;
+  }
+
+  /** The negotiation that goes on under TLS: of what was said in the clear, only the client's flags count (they are not sent again). */
+  secured(): Handshake {
+    const next = new Handshake(this.#export, this.#tls);
+    next.#is_secure = true;
+    next.#stage = this.#stage;
+    next.#fixed = this.#fixed;
+    next.#no_zeroes = this.#no_zeroes;
+    next.#options = this.#options;
+    return next;
   }
 
   /** What has been agreed on so far. */
@@ -133,18 +154,31 @@ export class Handshake {
     }
     this.#skip_bytes = len_bytes;
     const text = `option data: ${len_bytes} bytes, at most ${nbd.MAX_OPTION_BYTES} are taken`;
-    return goOn(
-      OPTION_HEADER_BYTES,
-      optionReply(option, nbd.REP_ERR_TOO_BIG, encoder.encode(text)),
-    );
+    const reply = this.#isRefusedInTheClear(option)
+      ? tlsRequired(option)
+      : optionError(option, nbd.REP_ERR_TOO_BIG, text);
+    return goOn(OPTION_HEADER_BYTES, reply);
+  }
+
+  /** "FORCEDTLS mode": nothing is said without TLS but how to get there, and goodbye. */
+  #isRefusedInTheClear(option: number): boolean {
+    if (this.#tls !== "require" || this.#is_secure) return false;
+    return option !== nbd.OPT_STARTTLS && option !== nbd.OPT_ABORT;
   }
 
   #answer(option: number, data: DataView, consumed_bytes: number): Step {
+    if (this.#isRefusedInTheClear(option)) {
+      // EXPORT_NAME has no error answer.
+      if (option === nbd.OPT_EXPORT_NAME) return close(consumed_bytes, NOTHING);
+      return goOn(consumed_bytes, tlsRequired(option));
+    }
     switch (option) {
       case nbd.OPT_EXPORT_NAME:
         return this.#exportName(data, consumed_bytes);
       case nbd.OPT_ABORT:
         return close(consumed_bytes, optionReply(option, nbd.REP_ACK, NOTHING));
+      case nbd.OPT_STARTTLS:
+        return this.#startTls(data, consumed_bytes);
       case nbd.OPT_LIST:
         return goOn(consumed_bytes, this.#list(data));
       case nbd.OPT_INFO:
@@ -159,6 +193,16 @@ export class Handshake {
       default:
         return goOn(consumed_bytes, optionError(option, nbd.REP_ERR_UNSUP, "option not supported"));
     }
+  }
+
+  #startTls(data: DataView, consumed_bytes: number): Step {
+    const option = nbd.OPT_STARTTLS;
+    const refuse = (type: number, text: string) =>
+      goOn(consumed_bytes, optionError(option, type, text));
+    if (data.byteLength !== 0) return refuse(nbd.REP_ERR_INVALID, "STARTTLS takes no data");
+    if (this.#is_secure) return refuse(nbd.REP_ERR_INVALID, "TLS is in use");
+    if (this.#tls === "off") return refuse(nbd.REP_ERR_POLICY, "this server has no TLS");
+    return { consumed_bytes, reply: optionReply(option, nbd.REP_ACK, NOTHING), then: "tls" };
   }
 
   #exportName(data: DataView, consumed_bytes: number): Step {
@@ -344,6 +388,10 @@ function close(consumed_bytes: number, reply: Uint8Array): Step {
 
 function optionError(option: number, type: number, text: string): Uint8Array {
   return optionReply(option, type, encoder.encode(text));
+}
+
+function tlsRequired(option: number): Uint8Array {
+  return optionError(option, nbd.REP_ERR_TLS_REQD, "this server wants STARTTLS first");
 }
 
 function optionReply(option: number, type: number, data: Uint8Array): Uint8Array {

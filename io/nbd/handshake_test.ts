@@ -1,5 +1,5 @@
 import { assertEquals, assertNotEquals } from "@std/assert";
-import { type Export, Handshake, transmissionFlags } from "./handshake.ts";
+import { type Export, Handshake, type TlsPolicy, transmissionFlags } from "./handshake.ts";
 import * as nbd from "./protocol.ts";
 import { EXTENDED, type Session, SIMPLE, STRUCTURED } from "./session.ts";
 
@@ -35,14 +35,17 @@ function named(name: string, ...types: number[]): number[] {
 interface Outcome {
   /** "type" or "type:data in hex" for each option reply; other bytes as they are, in hex. */
   replies: string[];
-  end: "continue" | "serve" | "close";
+  end: "continue" | "serve" | "close" | "tls";
   unread_bytes: number;
   session: Session;
 }
 
 /** Feeds the bytes in chunks of `chunk` until the handshake ends or wants more. */
 function converse(bytes: number[], chunk = bytes.length, served = SERVED): Outcome {
-  const handshake = new Handshake(served);
+  return goOn(new Handshake(served, "off"), bytes, chunk);
+}
+
+function goOn(handshake: Handshake, bytes: number[], chunk = bytes.length): Outcome {
   const replies: string[] = [];
   let buffer: number[] = [];
   let at = 0;
@@ -108,7 +111,7 @@ const DESCRIPTION = `3:0002${encoder.encode("a test").toHex()}`;
 const BLOCK_SIZE = "3:0003" + "00000200" + "00001000" + "02000000";
 
 Deno.test("the server greets with its magics, fixed newstyle and no zeroes", () => {
-  const greeting = new Handshake(SERVED).greeting();
+  const greeting = new Handshake(SERVED, "off").greeting();
   assertEquals(greeting.toHex(), encoder.encode("NBDMAGICIHAVEOPT").toHex() + "0003");
 });
 
@@ -148,9 +151,9 @@ const CASES: [string, number[], string[], Outcome["end"]][] = [
     "serve",
   ],
   [
-    "STARTTLS, PEEK_EXPORT, unknown options",
-    [5, 4, 12, 0, 0xffffffff].flatMap((n) => option(n, [])),
-    new Array(5).fill(UNSUP),
+    "PEEK_EXPORT, unknown options",
+    [4, 12, 0, 0xffffffff].flatMap((n) => option(n, [])),
+    new Array(4).fill(UNSUP),
     "continue",
   ],
   [
@@ -351,4 +354,61 @@ Deno.test("structured replies come with DF; extended headers end a connection th
   assertEquals(converse([...CLIENT_FLAGS, ...EXT, ...go]).replies, [ACK, df, ACK]);
   const by_name = converse([...CLIENT_FLAGS, ...EXT, ...option(nbd.OPT_EXPORT_NAME, [])]);
   assertEquals([by_name.replies, by_name.end], [[ACK], "close"]);
+});
+
+const TLS_REQD = hexOf(nbd.REP_ERR_TLS_REQD);
+const POLICY = hexOf(nbd.REP_ERR_POLICY);
+const STARTTLS = option(nbd.OPT_STARTTLS, []);
+
+// [what, policy, bytes after the client flags, replies, end]
+const TLS_CASES: [string, TlsPolicy, number[], string[], Outcome["end"]][] = [
+  ["off: STARTTLS", "off", STARTTLS, [POLICY], "continue"],
+  ["on: STARTTLS", "on", STARTTLS, [ACK], "tls"],
+  ["on: STARTTLS with data", "on", option(nbd.OPT_STARTTLS, [1]), [INVALID], "continue"],
+  ["on: without", "on", option(nbd.OPT_GO, named("")), [EXPORT, ACK], "serve"],
+  ["require: STARTTLS", "require", STARTTLS, [ACK], "tls"],
+  ["require: GO", "require", option(nbd.OPT_GO, named("")), [TLS_REQD], "continue"],
+  ["require: INFO", "require", option(nbd.OPT_INFO, named("")), [TLS_REQD], "continue"],
+  ["require: LIST", "require", option(nbd.OPT_LIST, []), [TLS_REQD], "continue"],
+  ["require: an unknown option", "require", option(99, [1, 2]), [TLS_REQD], "continue"],
+  ["require: a long one", "require", option(99, [], 100_000), [TLS_REQD], "continue"],
+  [
+    "require: structured replies",
+    "require",
+    option(nbd.OPT_STRUCTURED_REPLY, []),
+    [TLS_REQD],
+    "continue",
+  ],
+  ["require: EXPORT_NAME", "require", option(nbd.OPT_EXPORT_NAME, []), [], "close"],
+  ["require: ABORT", "require", option(nbd.OPT_ABORT, []), [ACK], "close"],
+];
+
+for (const [what, policy, bytes, replies, end] of TLS_CASES) {
+  Deno.test(`TLS ${what}`, () => {
+    const outcome = goOn(new Handshake(SERVED, policy), [...CLIENT_FLAGS, ...bytes]);
+    assertEquals([outcome.replies, outcome.end], [replies, end]);
+  });
+}
+
+Deno.test("under TLS all is as it is without, and nothing said before counts", () => {
+  const before = new Handshake(SERVED, "on");
+  const agreed = [
+    ...CLIENT_FLAGS,
+    ...option(nbd.OPT_STRUCTURED_REPLY, []),
+    ...option(nbd.OPT_SET_META_CONTEXT, contexts("", "base:allocation")),
+  ];
+  assertEquals(goOn(before, [...agreed, ...STARTTLS]).session, { style: STRUCTURED, contexts: 1 });
+  const after = before.secured();
+  assertEquals(after.session, { style: SIMPLE, contexts: 0 });
+  const again = goOn(after, [...STARTTLS, ...option(nbd.OPT_STRUCTURED_REPLY, [])]);
+  assertEquals(again.replies, [INVALID, ACK]);
+  const served = goOn(before.secured(), option(nbd.OPT_GO, named("fast")));
+  assertEquals([served.replies, served.end], [[EXPORT, ACK], "serve"]);
+});
+
+Deno.test("options before STARTTLS count among those that a client may send", () => {
+  const half = Array.from({ length: nbd.MAX_OPTIONS - 1 }, () => option(nbd.OPT_LIST, [])).flat();
+  const before = new Handshake(SERVED, "on");
+  assertEquals(goOn(before, [...CLIENT_FLAGS, ...half, ...STARTTLS]).end, "tls");
+  assertEquals(goOn(before.secured(), option(nbd.OPT_LIST, [])).end, "close");
 });

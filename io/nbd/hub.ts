@@ -10,7 +10,7 @@
 import { RangeStates } from "../../core/range_states.ts";
 import { FailurePayloads } from "./failures.ts";
 import type { Export } from "./handshake.ts";
-import type { NbdArena, NbdEngine, NbdMemory, NbdRing, NbdSockets } from "./ports.ts";
+import type { NbdArena, NbdEngine, NbdMemory, NbdRing, NbdSockets, NbdTls } from "./ports.ts";
 
 export interface HubOptions {
   arena: NbdArena;
@@ -18,6 +18,8 @@ export interface HubOptions {
   memory: NbdMemory;
   engine: NbdEngine;
   sockets: NbdSockets;
+  /** Null: there is no TLS. */
+  tls: NbdTls | null;
   served: Export;
   /** Tokens for the ring: the connection's index is added. */
   recv_user: number;
@@ -30,6 +32,7 @@ export class Hub {
   readonly memory: NbdMemory;
   readonly engine: NbdEngine;
   readonly sockets: NbdSockets;
+  readonly tls: NbdTls | null;
   readonly served: Export;
   readonly recv_user: number;
   readonly send_user: number;
@@ -61,6 +64,7 @@ export class Hub {
     this.memory = o.memory;
     this.engine = o.engine;
     this.sockets = o.sockets;
+    this.tls = o.tls;
     this.served = o.served;
     this.recv_user = o.recv_user;
     this.send_user = o.send_user;

@@ -8,6 +8,8 @@ import type { Engine } from "../../core/engine.ts";
 import type { Arena } from "../arena.ts";
 import type { Medium } from "../medium.ts";
 import type { Ring } from "../ring.ts";
+import type { TlsServer } from "../tls/credentials.ts";
+import type { TlsStream } from "../tls/stream.ts";
 import type * as sockets from "../sockets.ts";
 
 /** Completions come to `NbdServer.handle`. */
@@ -20,6 +22,25 @@ export type NbdMemory = Pick<Medium, "receive" | "receives_past_caches">;
 
 /** System calls on sockets that end at once. */
 export type NbdSockets = Pick<typeof sockets, "sendNow" | "shutdown" | "close" | "keepAlive">;
+
+/** Makes TLS connections of sockets. Completions of these come to `NbdServer.handle`, too. */
+export interface NbdTls {
+  readonly is_required: TlsServer["is_required"];
+  open(fd: number, recv_user: number, send_user: number): NbdTlsStream;
+}
+
+export type NbdTlsStream = Pick<
+  TlsStream,
+  | "is_established"
+  | "recv"
+  | "recvmsg"
+  | "send"
+  | "sendNow"
+  | "received"
+  | "sent"
+  | "bye"
+  | "close"
+>;
 
 export type NbdEngine = Pick<
   Engine,

@@ -7,8 +7,16 @@
 import { assert, assertEquals } from "@std/assert";
 import { OK } from "../../core/errors.ts";
 import { KIND_SHIFT } from "../tokens.ts";
-import { FakeArena, FakeEngine, FakeRing, type FakeSocket, Random } from "./fakes.ts";
-import type { Export } from "./handshake.ts";
+import {
+  FakeArena,
+  FakeEngine,
+  FakeRing,
+  type FakeSocket,
+  FakeTls,
+  HELLO,
+  Random,
+} from "./fakes.ts";
+import type { Export, TlsPolicy } from "./handshake.ts";
 import * as nbd from "./protocol.ts";
 import { NbdServer } from "./server.ts";
 import { EXTENDED, requestMagic, SIMPLE, STRUCTURED } from "./session.ts";
@@ -42,6 +50,7 @@ export interface RigOptions {
   max_request_bytes?: number;
   read_only?: boolean;
   receives_past_caches?: boolean;
+  tls?: TlsPolicy;
 }
 
 export class Rig {
@@ -51,6 +60,7 @@ export class Rig {
   readonly engine: FakeEngine;
   readonly server: NbdServer;
   readonly served: Export;
+  readonly tls: FakeTls | null;
   now_ms = 0;
 
   constructor(o: RigOptions = {}) {
@@ -64,6 +74,8 @@ export class Rig {
     this.ring = new FakeRing(this.arena, this.random);
     this.engine = new FakeEngine(this.arena, this.random, size_bytes, slots, window_bytes);
     for (let i = 0; i < size_bytes; i++) this.engine.content[i] = (i * 7 + (i >> 9)) & 255;
+    const policy = o.tls ?? "off";
+    this.tls = policy === "off" ? null : new FakeTls(this.arena, this.ring, policy === "require");
     this.server = new NbdServer({
       arena: this.arena,
       ring: this.ring,
@@ -74,7 +86,8 @@ export class Rig {
       engine: this.engine,
       sockets: this.ring,
       served: this.served,
-      listener: { fd: LISTEN_FD, tcp: false },
+      tls: this.tls,
+      listeners: [{ fd: LISTEN_FD, tcp: false }],
     });
     this.server.start();
   }
@@ -110,6 +123,10 @@ export class Rig {
     const client = new Client(this.ring.connect(), style);
     client.send(u32(3));
     let reply_bytes = 18;
+    if (this.tls !== null) {
+      this.startTls(client);
+      reply_bytes = 0;
+    }
     if (style !== SIMPLE) {
       const agree = style === EXTENDED ? nbd.OPT_EXTENDED_HEADERS : nbd.OPT_STRUCTURED_REPLY;
       client.send(option(agree, []));
@@ -125,10 +142,19 @@ export class Rig {
     return client;
   }
 
+  /** STARTTLS and a handshake, of a client that has sent its flags. */
+  startTls(client: Client): void {
+    client.send(option(nbd.OPT_STARTTLS, []));
+    this.settle();
+    assertEquals(client.take(18 + 20).slice(-8), u32(nbd.REP_ACK, 0));
+    client.send([HELLO]);
+  }
+
   /** Everything the clients left behind is gone. */
   assertIdle(): void {
     assertEquals(this.server.open_count, 0);
     assertEquals(this.engine.requests_in_use, 0);
+    assertEquals(this.tls?.open_count ?? 0, 0);
     for (const socket of this.ring.sockets.values()) assert(socket.closed, `socket ${socket.fd}`);
   }
 }

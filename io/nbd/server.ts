@@ -16,7 +16,7 @@ import { Connection, NARROW_RECV_BYTES, RECV_BYTES, State } from "./connection.t
 import { FailurePayloads } from "./failures.ts";
 import type { Export } from "./handshake.ts";
 import { Hub } from "./hub.ts";
-import type { NbdArena, NbdEngine, NbdMemory, NbdRing, NbdSockets } from "./ports.ts";
+import type { NbdArena, NbdEngine, NbdMemory, NbdRing, NbdSockets, NbdTls } from "./ports.ts";
 
 /** Most connections at once. */
 export const MAX_CONNECTIONS = 1024;
@@ -40,17 +40,25 @@ export interface NbdServerOptions {
   memory: NbdMemory;
   engine: NbdEngine;
   sockets: NbdSockets;
+  /** Null: there is no TLS. */
+  tls: NbdTls | null;
   served: Export;
-  /** The listening socket; it stays the caller's. Connections of a `tcp` one get TCP_NODELAY and keep-alive. */
-  listener: { fd: number; tcp: boolean };
+  /** The listening sockets; they stay the caller's. */
+  listeners: readonly Listener[];
+}
+
+/** A listening socket. Connections of a `tcp` one get TCP_NODELAY and keep-alive. */
+export interface Listener {
+  readonly fd: number;
+  readonly tcp: boolean;
 }
 
 export class NbdServer {
   /** Turns new clients away; the ones that are there go on. */
   refusing = false;
   readonly #hub: Hub;
-  readonly #listener: { fd: number; tcp: boolean };
-  readonly #acceptor: Acceptor;
+  readonly #listeners: readonly Listener[];
+  readonly #acceptors: readonly Acceptor[];
   /** Where the connections' buffers lie. */
   readonly #connections_addr: number;
   readonly #max_active: number;
@@ -70,8 +78,10 @@ export class NbdServer {
   constructor(o: NbdServerOptions) {
     const users = { recv_user: tokenOf(KIND_NBD_RECV), send_user: tokenOf(KIND_NBD_SEND) };
     this.#hub = new Hub({ ...o, ...users }, () => this.#collectPlaced());
-    this.#listener = o.listener;
-    this.#acceptor = new Acceptor(o.ring, tokenOf(KIND_NBD_ACCEPT), o.listener.fd);
+    this.#listeners = o.listeners;
+    this.#acceptors = o.listeners.map(({ fd }, i) =>
+      new Acceptor(o.ring, tokenOf(KIND_NBD_ACCEPT) + i, fd)
+    );
     // One client leaves slots for others.
     this.#max_active = Math.max(1, Math.min(MAX_ACTIVE, o.engine.max_requests >> 1));
     this.#connections_addr = o.arena.alloc(CONNECTIONS_BYTES, PAGE_BYTES);
@@ -79,7 +89,7 @@ export class NbdServer {
 
   /** Lets clients in. */
   start(): void {
-    this.#acceptor.start();
+    for (const acceptor of this.#acceptors) acceptor.start();
   }
 
   /** Connections in the transmission phase: while there are any, the device is in use. */
@@ -129,7 +139,7 @@ export class NbdServer {
     const index = user & INDEX_MASK;
     if (kind === KIND_NBD_RECV) this.#connections[index]!.received(result);
     else if (kind === KIND_NBD_SEND) this.#connections[index]!.sent(result);
-    else this.#admit(this.#acceptor.ended(result));
+    else this.#admit(this.#acceptors[index]!.ended(result), this.#listeners[index]!);
   }
 
   /**
@@ -139,7 +149,7 @@ export class NbdServer {
   turn(now_ms: number): boolean {
     const hub = this.#hub;
     hub.fed = false;
-    this.#acceptor.turn(now_ms);
+    for (const acceptor of this.#acceptors) acceptor.turn(now_ms);
     this.#collectPlaced();
     if (!this.#holds_answers) this.#collectAnswered();
     const ended = hub.ended;
@@ -151,8 +161,11 @@ export class NbdServer {
 
   /** How long the loop may sleep before the next turn. */
   nextTimerMs(now_ms: number): number {
-    const look_ms = this.#hub.waits_for_clients ? Math.max(0, this.#look_ms - now_ms) : Infinity;
-    return Math.min(look_ms, this.#acceptor.nextTimerMs(now_ms));
+    let until_ms = this.#hub.waits_for_clients ? Math.max(0, this.#look_ms - now_ms) : Infinity;
+    for (const acceptor of this.#acceptors) {
+      until_ms = Math.min(until_ms, acceptor.nextTimerMs(now_ms));
+    }
+    return until_ms;
   }
 
   /** A client that keeps others waiting is waited for only so long. */
@@ -193,14 +206,14 @@ export class NbdServer {
     if (stalled) this.#first = (this.#first + 1) % count;
   }
 
-  #admit(fd: number): void {
+  #admit(fd: number, from: Listener): void {
     if (fd < 0) return;
     const place = this.refusing ? null : this.#freePlace();
     if (place === null) {
       this.#hub.sockets.close(fd);
       return;
     }
-    if (this.#listener.tcp) this.#hub.sockets.keepAlive(fd);
+    if (from.tcp) this.#hub.sockets.keepAlive(fd);
     this.#serial += 1;
     place.open(fd, this.#serial);
   }

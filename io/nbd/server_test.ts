@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { EINVAL, EIO, ENOSPC, OK } from "../../core/errors.ts";
 import { PATIENCE_MS, RECV_BYTES } from "./connection.ts";
-import { Random, STATE_BYTES } from "./fakes.ts";
+import { HELLO, Random, STATE_BYTES } from "./fakes.ts";
 import { transmissionFlags } from "./handshake.ts";
 import * as nbd from "./protocol.ts";
 import {
@@ -771,4 +771,93 @@ Deno.test("storms of requests, chopped and shuffled from seeds", () => {
       throw new Error(`seed ${seed}`, { cause: error });
     }
   }
+});
+
+Deno.test("TLS: the same requests and answers, in every style", () => {
+  for (const style of STYLES) {
+    const rig = new Rig({ tls: "require", seed: style + 1 });
+    const client = rig.client(style);
+    client.write(1, 1000, bytesOf(1, 100_000));
+    rig.settle();
+    client.request(2, nbd.CMD_READ, 1000, 100_000);
+    rig.settle();
+    const replies = client.replies();
+    assertEquals(outcomes(replies), [[1, OK], [2, OK]]);
+    assertEquals(replies[1]!.data, bytesOf(1, 100_000));
+    client.disconnect();
+    rig.settle();
+    rig.assertIdle();
+    assertEquals(rig.tls!.bye_count, 1);
+  }
+});
+
+Deno.test("TLS: what is sent in the clear behind STARTTLS ends the connection", () => {
+  const injected = [...option(nbd.OPT_STARTTLS, []), ...option(nbd.OPT_GO, [...u32(0), 0, 0])];
+  for (const tls of ["on", "require"] as const) {
+    const rig = new Rig({ tls });
+    const client = new Client(rig.ring.connect());
+    client.send(u32(3), injected);
+    rig.settle();
+    assertEquals(client.take(client.socket.outbox.length).length, 18);
+    rig.assertIdle();
+    // Or later: it is no handshake.
+    const late = new Client(rig.ring.connect());
+    late.send(u32(3), option(nbd.OPT_STARTTLS, []));
+    rig.settle();
+    late.send(option(nbd.OPT_GO, [...u32(0), 0, 0]));
+    rig.settle();
+    assertEquals(late.take(late.socket.outbox.length).length, 18 + 20);
+    rig.assertIdle();
+  }
+});
+
+Deno.test("TLS: a handshake that does not end is given up, others go on", () => {
+  const rig = new Rig({ tls: "require" });
+  const witness = rig.client();
+  const slow = new Client(rig.ring.connect());
+  slow.send(u32(3), option(nbd.OPT_STARTTLS, []));
+  rig.settle();
+  assertEquals(rig.server.open_count, 2);
+  rig.turn();
+  const since_ms = rig.now_ms;
+  while (rig.server.open_count === 2) {
+    const wait_ms = rig.server.nextTimerMs(rig.now_ms);
+    assert(wait_ms < Infinity, "the clock is not looked at");
+    rig.now_ms += wait_ms;
+    rig.settle();
+  }
+  const waited_ms = rig.now_ms - since_ms;
+  assert(waited_ms >= 10_000 && waited_ms <= 12_000, `${waited_ms} ms`);
+  assertEquals(rig.server.nextTimerMs(rig.now_ms), Infinity);
+  witness.request(1, nbd.CMD_READ, 0, 512);
+  rig.settle();
+  assertEquals(outcomes(witness.replies()), [[1, OK]]);
+  // Nobody who has shaken hands is concerned.
+  rig.now_ms += 10 * waited_ms;
+  rig.settle();
+  assertEquals(rig.server.open_count, 1);
+  witness.disconnect();
+  rig.settle();
+  rig.assertIdle();
+});
+
+Deno.test("TLS: clients that go in the middle of the handshake leave nothing behind", () => {
+  const rig = new Rig({ tls: "on" });
+  for (const bytes of [[], [HELLO], [1], [HELLO, ...option(nbd.OPT_LIST, []).slice(0, 7)]]) {
+    const client = new Client(rig.ring.connect());
+    client.send(u32(3), option(nbd.OPT_STARTTLS, []));
+    rig.settle();
+    client.send(bytes);
+    client.socket.client_ended = true;
+    rig.settle();
+    rig.assertIdle();
+  }
+  // Without TLS it is served as well.
+  const client = new Client(rig.ring.connect());
+  client.send(u32(3), option(nbd.OPT_EXPORT_NAME, []));
+  rig.settle();
+  assertEquals(client.take(28).length, 28);
+  rig.server.dropAll();
+  rig.settle();
+  rig.assertIdle();
 });

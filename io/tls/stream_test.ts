@@ -86,8 +86,10 @@ class Pair implements Disposable {
     const heard = { client: 0, server: 0 };
     this.client.recv(this.to_addr, 1);
     this.server.recv(this.to_addr, 1);
-    for (let turns = 0; turns < 50; turns++) {
+    const is_decided = (stream: TlsStream) => stream.is_established || stream.reason !== "";
+    for (let quiet = 0; quiet < 3;) {
       this.ring.wait(20);
+      if (is_decided(this.client) && is_decided(this.server)) quiet += 1;
       while (this.ring.next()) {
         const is_server = this.ring.user >= SERVER;
         const stream = is_server ? this.server : this.client;
