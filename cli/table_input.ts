@@ -5,7 +5,13 @@
  */
 
 import { CacheError } from "../core/errors.ts";
-import { formatNbdUri, isNbdUri, type NbdAddress, parseNbdUri } from "../core/nbd_uri.ts";
+import {
+  formatNbdUri,
+  isNbdUri,
+  type NbdAddress,
+  type NbdTlsProof,
+  parseNbdUri,
+} from "../core/nbd_uri.ts";
 import { MAX_TABLE_CHARS, parseTable, type Table, type TableSource } from "../core/table.ts";
 import type { TableConfig } from "../io/control_protocol.ts";
 import { absolutePath } from "../io/run_dir.ts";
@@ -83,8 +89,16 @@ function devicePath(dev: string): string {
   return /^[0-9]+:[0-9]+$/.test(dev) ? `/dev/block/${dev}` : absolutePath(dev);
 }
 
-/** The device process works in another directory: a socket's path must not depend on it. */
-function absoluteUri(address: NbdAddress): string {
+/** The device process works in another directory: paths must not depend on it. */
+function absoluteUri(given: NbdAddress): string {
+  const address = { ...given, tls: absoluteProof(given.tls) };
   if (address.transport === "tcp") return formatNbdUri(address);
   return formatNbdUri({ ...address, socket_path: absolutePath(address.socket_path) });
+}
+
+function absoluteProof(tls: NbdTlsProof | null): NbdTlsProof | null {
+  if (tls === null) return null;
+  if ("user" in tls) return { ...tls, psk_path: absolutePath(tls.psk_path) };
+  const { certificates_dir: dir } = tls;
+  return { ...tls, certificates_dir: dir === null ? null : absolutePath(dir) };
 }

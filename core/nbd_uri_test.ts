@@ -1,18 +1,28 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { CacheError } from "./errors.ts";
-import { formatNbdUri, isNbdUri, type NbdAddress, parseNbdUri } from "./nbd_uri.ts";
+import {
+  formatNbdUri,
+  isNbdUri,
+  type NbdAddress,
+  type NbdTlsProof,
+  parseNbdUri,
+} from "./nbd_uri.ts";
 
 const tcp = (host: string, port: number, export_name: string): NbdAddress => ({
   transport: "tcp",
   host,
   port,
   export_name,
+  tls: null,
 });
 const unix = (socket_path: string, export_name: string): NbdAddress => ({
   transport: "unix",
   socket_path,
   export_name,
+  tls: null,
 });
+/** The same under TLS. */
+const secure = (address: NbdAddress, tls: NbdTlsProof): NbdAddress => ({ ...address, tls });
 
 const GOOD: [uri: string, address: NbdAddress, formatted: string][] = [
   // The examples of the specification.
@@ -42,6 +52,39 @@ const GOOD: [uri: string, address: NbdAddress, formatted: string][] = [
     "nbd+unix:///%E2%82%AC%3F?socket=/s%3D1",
   ],
   ["nbd+unix://?socket=/s", unix("/s", ""), "nbd+unix:///?socket=/s"],
+  [
+    "nbds://Storage.example/x",
+    secure(tcp("storage.example", 10809, "x"), {
+      certificates_dir: null,
+      hostname: "storage.example",
+    }),
+    "nbds://storage.example/x",
+  ],
+  [
+    "NBDS://[::1]:7/x?tls-hostname=store&tls-certificates=/etc/a%20b",
+    secure(tcp("::1", 7, "x"), { certificates_dir: "/etc/a b", hostname: "store" }),
+    "nbds://[::1]:7/x?tls-certificates=/etc/a%20b&tls-hostname=store",
+  ],
+  [
+    "nbds://al%40ice@h/?tls-psk-file=keys",
+    secure(tcp("h", 10809, ""), { user: "al@ice", psk_path: "keys" }),
+    "nbds://al%40ice@h/?tls-psk-file=keys",
+  ],
+  [
+    "nbds://h/?tls-psk-file=keys&tls-username=alice",
+    secure(tcp("h", 10809, ""), { user: "alice", psk_path: "keys" }),
+    "nbds://alice@h/?tls-psk-file=keys",
+  ],
+  [
+    "nbds+unix://alice@/x?tls-psk-file=/k&socket=/s",
+    secure(unix("/s", "x"), { user: "alice", psk_path: "/k" }),
+    "nbds+unix://alice@/x?socket=/s&tls-psk-file=/k",
+  ],
+  [
+    "nbds+unix:///x?socket=/s&tls-hostname=store&tls-certificates=c",
+    secure(unix("/s", "x"), { certificates_dir: "c", hostname: "store" }),
+    "nbds+unix:///x?socket=/s&tls-certificates=c&tls-hostname=store",
+  ],
 ];
 
 for (const [uri, address, formatted] of GOOD) {
@@ -54,8 +97,18 @@ for (const [uri, address, formatted] of GOOD) {
 }
 
 const BAD: [uri: string, why: string][] = [
-  ["nbds://h/x", "TLS is not there yet"],
-  ["nbds+unix:///x?socket=/s", "TLS is not there yet"],
+  ["nbds+unix:///x?socket=/s", "tls-hostname is wanted"],
+  ["nbds+unix://me@/x?socket=/s", "with a user tls-psk-file is wanted"],
+  ["nbds://h/x?tls-psk-file=/k", "with tls-psk-file a user is wanted"],
+  ["nbds://@h/x?tls-psk-file=/k", "with tls-psk-file a user is wanted"],
+  ["nbds://me@h/x?tls-psk-file=/k&tls-username=you", "a user is given twice"],
+  ["nbds://me@h/x?tls-psk-file=/k&tls-certificates=/c", "one of them is wanted"],
+  ["nbds://me@h/x?tls-psk-file=/k&tls-hostname=n", "one of them is wanted"],
+  ["nbds://me@h/x?tls-certificates=/c", "with a user tls-psk-file is wanted"],
+  ["nbds://h/x?tls-certificates=", "tls-certificates is empty"],
+  ["nbds://h/x?tls-certificates=/a&tls-certificates=/b", "tls-certificates is given twice"],
+  ["nbds://h/x?tls-verify-peer=false", 'unknown parameter "tls-verify-peer=false"'],
+  ["nbds://h/x?socket=/s", 'unknown parameter "socket=/s"'],
   ["nbd+vsock://2/x", '"nbd+vsock" is not known'],
   ["nbd:///x", "a host is wanted"],
   ["nbd://:10809/x", "is no HOST or HOST:PORT"],
@@ -71,11 +124,11 @@ const BAD: [uri: string, why: string][] = [
   ["nbd://h/x#f", '"#f" means nothing there'],
   ["nbd://h/x?", 'unknown parameter "": none is known for nbd://'],
   ["nbd://h/x?socket=/s", 'unknown parameter "socket=/s": none is known for nbd://'],
-  ["nbd://h/x?tls-type=psk", '"tls-type=psk": TLS is not there yet'],
+  ["nbd://h/x?tls-type=psk", "it has a meaning with TLS only"],
   ["nbd+unix:///x", "?socket=PATH is wanted"],
-  ["nbd+unix:///x?socket=", "?socket=PATH is wanted"],
-  ["nbd+unix:///x?socket", "?socket=PATH is wanted"],
-  ["nbd+unix:///x?Socket=/s", 'unknown parameter "Socket=/s": only socket=PATH is known'],
+  ["nbd+unix:///x?socket=", "socket is empty"],
+  ["nbd+unix:///x?socket", "socket is empty"],
+  ["nbd+unix:///x?Socket=/s", 'unknown parameter "Socket=/s": socket is known'],
   ["nbd+unix:///x?socket=/s&x-a=1", 'unknown parameter "x-a=1"'],
   ["nbd+unix:///x?socket=/s&socket=/s", "socket is given twice"],
   ["nbd+unix://h/x?socket=/s", 'a host ("h") has no place there'],

@@ -60,7 +60,7 @@ for (const [name, text, wanted] of GOOD) {
 
 const BAD: [text: string, message: string][] = [
   ["pcache nbd://h/x /b", "Error opening cache device: nbd://h/x: only a backing device may be"],
-  ["pcache /c nbds://h/x", "Error opening backing device: nbds://h/x: TLS is not there yet"],
+  ["pcache /c nbds://@h/x", "Error opening backing device: nbds://@h/x: with a user tls-psk-file"],
   ["", "Empty table"],
   ["# only a comment\n\n", "Empty table"],
   ["pcache /c", "Invalid format on line 1 of table."],

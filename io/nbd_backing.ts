@@ -91,6 +91,7 @@ export interface NbdBackingOptions {
   /** For messages. */
   readonly uri: string;
   readonly export_name: string;
+  readonly tls: LinkOptions["tls"];
   /** Starts to connect to the next of the server's addresses: a descriptor, or an error number negated. */
   readonly connect: () => number;
   /** How many addresses there are. */
@@ -347,7 +348,7 @@ export class NbdBacking implements LoopBacking {
       this.#message.clear();
       this.#message.add(this.#headers_addr, REQUEST_BYTES);
       this.#message.seal();
-      this.#link.send(this.#message.msghdr_addr);
+      this.#link.sendLast(this.#message);
       this.#ring.wait(0);
     }
     this.#link.drop("the device lets go of it");
@@ -395,7 +396,7 @@ export class NbdBacking implements LoopBacking {
     }
     if (message.count === 0) return;
     message.seal();
-    this.#link.send(message.msghdr_addr);
+    this.#link.send(message);
   }
 
   /** Whether the flush at the head of the queue is to be sent. If not it has ended. */
@@ -463,7 +464,7 @@ export class NbdBacking implements LoopBacking {
   /** So much more of the message has left. */
   #sent(len_bytes: number, user: BackingUser): void {
     this.#message.advance(len_bytes);
-    if (this.#message.left_bytes > 0) return this.#link.send(this.#message.msghdr_addr);
+    if (this.#message.left_bytes > 0) return this.#link.send(this.#message);
     const count = this.#message_row_count;
     this.#message_row_count = 0;
     for (let i = 0; i < count; i++) {
@@ -495,7 +496,7 @@ export class NbdBacking implements LoopBacking {
       this.#payload.clear();
       this.#payload.add(this.#payload_addr, this.#payload_left_bytes);
       this.#payload.seal();
-      return this.#link.recvmsg(this.#payload.msghdr_addr);
+      return this.#link.recvmsg(this.#payload);
     }
     const base = this.#buffer_addr;
     if (this.#from > 0) {

@@ -211,6 +211,7 @@ class Rig {
       user_kind: KIND,
       uri: "nbd://h/x",
       export_name: "x",
+      tls: null,
       connect: () => this.#connect(),
       address_count: 1,
     });

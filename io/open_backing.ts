@@ -6,7 +6,7 @@
 
 import { CacheError } from "../core/errors.ts";
 import { SECTOR_BYTES } from "../core/format.ts";
-import { isNbdUri, parseNbdUri } from "../core/nbd_uri.ts";
+import { isNbdUri, type NbdAddress, parseNbdUri } from "../core/nbd_uri.ts";
 import type { Arena } from "./arena.ts";
 import { FileBacking, type LoopBacking } from "./backing.ts";
 import type { DeviceNumber } from "./control_protocol.ts";
@@ -14,6 +14,8 @@ import { closeDevice, type DeviceFile, isRotational, openDevice } from "./files.
 import { NbdBacking } from "./nbd_backing.ts";
 import type { Ring } from "./ring.ts";
 import * as sockets from "./sockets.ts";
+import { TlsClient } from "./tls/credentials.ts";
+import type { StreamPlace, TlsStream } from "./tls/stream.ts";
 
 /** What the backing device is opened in. */
 export interface BackingPlace {
@@ -81,6 +83,7 @@ function openExport(
     user_kind,
     uri,
     export_name: address.export_name,
+    tls: tlsOf(uri, address, { arena, ring }),
     connect: () => sockets.startConnect(candidates[next++ % candidates.length]!),
     address_count: candidates.length,
   });
@@ -90,12 +93,31 @@ function openExport(
   return { device, number: null, is_rotational: device.is_rotational, length_sectors };
 }
 
+/** How connections are secured; null: not at all. */
+function tlsOf(
+  uri: string,
+  { tls }: NbdAddress,
+  place: Pick<StreamPlace, "arena" | "ring">,
+): ((fd: number, recv_user: number, send_user: number) => TlsStream) | null {
+  if (tls === null) return null;
+  const client = opening(uri, () => new TlsClient({ proof: tls }));
+  return (fd, recv_user, send_user) => client.open(fd, { ...place, recv_user, send_user });
+}
+
 /** Socket addresses of a server. A host's name is looked up once: it means the same as long as the device lives. */
-function addressesOf(uri: string, address: ReturnType<typeof parseNbdUri>) {
+function addressesOf(uri: string, address: NbdAddress) {
+  return opening(
+    uri,
+    () =>
+      address.transport === "unix"
+        ? [sockets.unixAddress(address.socket_path)]
+        : sockets.tcpAddresses(address.host, address.port),
+  );
+}
+
+function opening<T>(uri: string, act: () => T): T {
   try {
-    return address.transport === "unix"
-      ? [sockets.unixAddress(address.socket_path)]
-      : sockets.tcpAddresses(address.host, address.port);
+    return act();
   } catch (error) {
     if (!(error instanceof CacheError)) throw error;
     throw new CacheError(`Error opening backing device: ${uri}: ${error.message}`);

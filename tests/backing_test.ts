@@ -8,6 +8,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Buffer } from "node:buffer";
 import { callControl } from "../io/control_client.ts";
+import { makeProofs, type Proofs } from "../io/tls/testing.ts";
 import { MIB, must, Rig, run, until } from "./device.ts";
 import { NbdClient, NbdError } from "./nbd_client.ts";
 import { fillFor, Random } from "./random.ts";
@@ -131,6 +132,8 @@ class Server {
     const [program, ...args] = this.command;
     this.#child = this.rig.start(program!, args);
     await until(`${program} serves ${this.uri}`, async () => {
+      // Our own client has no TLS.
+      if (this.uri.startsWith("nbds")) return (await run("nbdinfo", [this.uri])).code === 0;
       try {
         await (await NbdClient.connect(this.uri)).close();
         return true;
@@ -175,6 +178,27 @@ function nbdkit(rig: Rig, filters: string[], ...plugin: string[]): Promise<Serve
   const options = ["--foreground", "--unix", socket];
   const command = ["nbdkit", ...options, ...filters.map((name) => `--filter=${name}`), ...plugin];
   return new Server(rig, `nbd+unix:///?socket=${socket}`, command, socket).start();
+}
+
+/** The same under TLS: on a TCP port with certificates, which clients have to have, too; or on a Unix socket with keys. */
+function securedNbdkit(
+  rig: Rig,
+  kind: "certificates" | "keys",
+  proofs: Proofs,
+  ...plugin: string[]
+): Promise<Server> {
+  if (kind === "keys") {
+    const socket = rig.path("server");
+    const options = ["--foreground", "--unix", socket, "--tls=require"];
+    const command = ["nbdkit", ...options, `--tls-psk=${proofs.psk_path}`, ...plugin];
+    const uri = `nbds+unix://alice@/?socket=${socket}&tls-psk-file=${proofs.psk_path}`;
+    return new Server(rig, uri, command, socket).start();
+  }
+  const port = freePort();
+  const options = ["--foreground", "--ipaddr=127.0.0.1", `--port=${port}`, "--tls=require"];
+  const tls = [`--tls-certificates=${proofs.dir}`, "--tls-verify-peer"];
+  const uri = `nbds://localhost:${port}/?tls-certificates=${proofs.dir}`;
+  return new Server(rig, uri, ["nbdkit", ...options, ...tls, ...plugin]).start();
 }
 
 function freePort(): number {
@@ -246,6 +270,14 @@ const KINDS: Kind[] = [
       const command = ["nbdkit", ...options, filter[0]!, "file", path, filter[1]!, ...policy];
       return new Server(rig, `nbd://localhost:${port}`, command).start();
     },
+  },
+  {
+    name: "nbdkit under TLS with certificates",
+    start: (rig, path) => securedNbdkit(rig, "certificates", makeProofs(rig.dir), "file", path),
+  },
+  {
+    name: "nbdkit under TLS with keys",
+    start: (rig, path) => securedNbdkit(rig, "keys", makeProofs(rig.dir), "file", path),
   },
   {
     name: "qemu-nbd, an export with a name",
@@ -461,6 +493,58 @@ for (const { loop, env } of LOOPS) {
   });
 }
 
+Deno.test("a server under TLS that is killed under load and comes back", async () => {
+  await using rig = Rig.make();
+  const content = new Content();
+  const backing = content.file(rig, "backing");
+  const server = await securedNbdkit(rig, "certificates", makeProofs(rig.dir), "file", backing);
+  const client = await create(rig, server.uri);
+  const load = new Load(client, content, 6);
+  for (let kills = 0; kills < 3; kills++) {
+    await load.more(500);
+    await server.kill();
+    await load.more(10);
+    await server.start();
+    await until("the device is connected again", () => isConnected(rig));
+  }
+  await load.end();
+  content.checkAll(await readAll(client), "the device");
+  await client.close();
+  await rig.ok("remove", "--flush", "d");
+  content.checkAll(await Deno.readFile(backing), "the backing device");
+});
+
+Deno.test("servers whose TLS is not what the URI says are refused with a reason", async () => {
+  await using rig = Rig.make();
+  const cache = rig.file("cache", CACHE_BYTES);
+  const proofs = makeProofs(rig.dir);
+  const refused = async (uri: string, why: RegExp) => {
+    const { code, stderr } = await rig.pcache("create", "d", "--table", `pcache ${cache} ${uri}`);
+    assertEquals(code, 1, stderr);
+    assertMatch(stderr, why);
+    assertMatch(stderr, /Error opening backing device: nbds?/);
+  };
+  const clear = await nbdkit(rig, [], "memory", "64M");
+  await refused(
+    `nbds+unix://alice@/?socket=${clear.socket}&tls-psk-file=${proofs.psk_path}`,
+    /the server has no TLS/,
+  );
+  await clear.kill();
+  const keys = await securedNbdkit(rig, "keys", proofs, "memory", "64M");
+  await refused(`nbd+unix:///?socket=${keys.socket}`, /the server wants TLS: nbds/);
+  const unix = (user: string, path: string) =>
+    `nbds+unix://${user}@/?socket=${keys.socket}&tls-psk-file=${path}`;
+  await refused(unix("carol", proofs.psk_path), /it has no key for the user "carol"/);
+  await refused(unix("alice", rig.path("none")), /TLS: .*none: No such file or directory/);
+  await refused(unix("alice", proofs.wrong_psk_path), /: TLS: /);
+  const { uri } = await securedNbdkit(rig, "certificates", proofs, "memory", "64M");
+  const with_dir = (dir: string) => uri.replace(proofs.dir, dir);
+  await refused(with_dir(proofs.foreign_dir), /: TLS: .*issuer is unknown/);
+  await refused(with_dir(proofs.anonymous_dir), /: (TLS: |the server closed|Connection reset)/);
+  await refused(`${uri}&tls-hostname=elsewhere`, /: TLS: .*does not match/);
+  await refused(uri.replace(/\?.*/, ""), /: TLS: .*issuer is unknown/);
+});
+
 Deno.test("what the server says of its disk, the device says: it turns, or not", async () => {
   for (const turns of [true, false]) {
     await using rig = Rig.make();
@@ -517,7 +601,7 @@ Deno.test("what is no backing device is refused with a reason, and nothing is le
     const { stdout } = await run("ls", [rig.path("run")]); // it may not even be there
     assertEquals(stdout.replace("~lock\n", ""), "");
   };
-  await refused(`pcache ${cache} nbds://localhost/x`, /TLS is not there yet/);
+  await refused(`pcache ${cache} nbds+unix:///?socket=/s`, /tls-hostname is wanted/);
   await refused(`pcache ${cache} ${uri}&x=1`, /unknown parameter "x=1"/);
   await refused(`pcache ${cache} ${uri}`, /server: No such file or directory/);
   await refused(`pcache ${cache} nbd://localhost:${freePort()}`, /Connection refused/);

@@ -1,5 +1,6 @@
 /**
- * The client's side of the negotiation, bytes in and bytes out: fixed newstyle, one GO that asks for the block sizes.
+ * The client's side of the negotiation, bytes in and bytes out: fixed newstyle, STARTTLS where TLS is wanted, one GO that
+ * asks for the block sizes. There is no way on without TLS where it is wanted.
  *
  * Nothing that a server says is believed unseen: numbers are checked, texts are cut, and whoever talks without end or
  * out of turn is refused.
@@ -23,6 +24,7 @@ import {
   OLDSTYLE_MAGIC_HI,
   OLDSTYLE_MAGIC_LO,
   OPT_GO,
+  OPT_STARTTLS,
   OPTION_MAGIC_HI,
   OPTION_MAGIC_LO,
   OPTION_REPLY_MAGIC_HI,
@@ -62,7 +64,7 @@ const SECTOR_BYTES = 512;
 const REFUSALS: ReadonlyMap<number, string> = new Map([
   [REP_ERR_UNSUP, "the server is too old: it does not know NBD_OPT_GO"],
   [REP_ERR_POLICY, "the server does not let us in"],
-  [REP_ERR_TLS_REQD, "the server wants TLS, which is not there yet"],
+  [REP_ERR_TLS_REQD, "the server wants TLS: nbds:// or nbds+unix:// is wanted"],
   [REP_ERR_UNKNOWN, "the server has no export of that name"],
   [REP_ERR_SHUTDOWN, "the server is about to stop"],
 ]);
@@ -79,9 +81,26 @@ export class ClientHandshake {
   #min_block_bytes = 1;
   #max_block_bytes = MAX_REQUEST_BYTES;
   #is_done = false;
+  /** The option whose answer is awaited. */
+  #option = OPT_GO;
+  readonly #wants_tls: boolean;
+  #starts_tls = false;
 
-  constructor(export_name: string) {
+  constructor(export_name: string, wants_tls: boolean) {
     this.#name = new TextEncoder().encode(export_name);
+    this.#wants_tls = wants_tls;
+  }
+
+  /** The server awaits a TLS handshake. */
+  get starts_tls(): boolean {
+    return this.#starts_tls;
+  }
+
+  /** TLS is there: goes on under it. */
+  secured(): void {
+    assert(this.#starts_tls, "handshake: the server has not agreed to TLS");
+    this.#starts_tls = false;
+    this.#output = this.#goOption();
   }
 
   /**
@@ -99,11 +118,12 @@ export class ClientHandshake {
       const used = this.#take(new DataView(all.buffer, at));
       if (used === 0) break;
       at += used;
-      if (!this.#is_done) continue;
+      if (!this.#is_done && !this.#starts_tls) continue;
+      // Behind the answer to STARTTLS it may be somebody else's word.
       if (at < all.length) {
         throw new HandshakeError("the server talks before it was asked anything");
       }
-      return this.#export();
+      if (this.#is_done) return this.#export();
     }
     this.#pending = all.slice(at);
     return null;
@@ -121,7 +141,7 @@ export class ClientHandshake {
     if (!this.#is_greeted) return this.#takeGreeting(view);
     if (view.byteLength < REPLY_BYTES) return 0;
     const is_reply = view.getUint32(0) === OPTION_REPLY_MAGIC_HI &&
-      view.getUint32(4) === OPTION_REPLY_MAGIC_LO && view.getUint32(8) === OPT_GO;
+      view.getUint32(4) === OPTION_REPLY_MAGIC_LO && view.getUint32(8) === this.#option;
     if (!is_reply) throw new HandshakeError("it does not answer as an NBD server");
     const len_bytes = view.getUint32(16);
     if (len_bytes > MAX_OPTION_BYTES) {
@@ -155,29 +175,44 @@ export class ClientHandshake {
       throw new HandshakeError("it does not answer as an NBD server");
     }
     this.#is_greeted = true;
-    this.#output = this.#go(flags & (FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES));
+    const option = this.#wants_tls ? this.#optionMessage(OPT_STARTTLS, 0) : this.#goOption();
+    const output = new Uint8Array(4 + option.length);
+    new DataView(output.buffer).setUint32(0, flags & (FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES));
+    output.set(option, 4);
+    this.#output = output;
     return GREETING_BYTES;
   }
 
-  /** The client's flags, and GO for the export, with a wish to know the block sizes. */
-  #go(flags: number): Uint8Array {
+  /** GO for the export, with a wish to know the block sizes. */
+  #goOption(): Uint8Array {
     const name = this.#name;
-    const data_bytes = 4 + name.length + 2 + 2;
-    const bytes = new Uint8Array(4 + 16 + data_bytes);
+    const bytes = this.#optionMessage(OPT_GO, 4 + name.length + 2 + 2);
     const view = new DataView(bytes.buffer);
-    view.setUint32(0, flags);
-    view.setUint32(4, OPTION_MAGIC_HI);
-    view.setUint32(8, OPTION_MAGIC_LO);
-    view.setUint32(12, OPT_GO);
-    view.setUint32(16, data_bytes);
-    view.setUint32(20, name.length);
-    bytes.set(name, 24);
-    view.setUint16(24 + name.length, 1);
-    view.setUint16(26 + name.length, INFO_BLOCK_SIZE);
+    view.setUint32(16, name.length);
+    bytes.set(name, 20);
+    view.setUint16(20 + name.length, 1);
+    view.setUint16(22 + name.length, INFO_BLOCK_SIZE);
+    return bytes;
+  }
+
+  /** An option with room for its data; its answer is awaited from now on. */
+  #optionMessage(option: number, data_bytes: number): Uint8Array<ArrayBuffer> {
+    this.#option = option;
+    const bytes = new Uint8Array(16 + data_bytes);
+    const view = new DataView(bytes.buffer);
+    view.setUint32(0, OPTION_MAGIC_HI);
+    view.setUint32(4, OPTION_MAGIC_LO);
+    view.setUint32(8, option);
+    view.setUint32(12, data_bytes);
     return bytes;
   }
 
   #takeReply(type: number, data: DataView): void {
+    if (this.#option === OPT_STARTTLS && type < ERROR_BIT) {
+      if (type !== REP_ACK) throw new HandshakeError("it does not answer as an NBD server");
+      this.#starts_tls = true;
+      return;
+    }
     if (type === REP_INFO) return this.#takeInfo(data);
     if (type === REP_ACK) {
       if (this.#size_bytes < 0) throw new HandshakeError("the server does not tell the size");
@@ -185,7 +220,9 @@ export class ClientHandshake {
       return;
     }
     if (type < ERROR_BIT) throw new HandshakeError(`the server answers ${type}, which is unknown`);
-    const reason = REFUSALS.get(type) ?? `the server refuses (error 0x${type.toString(16)})`;
+    const reason = this.#option === OPT_STARTTLS
+      ? "the server has no TLS"
+      : REFUSALS.get(type) ?? `the server refuses (error 0x${type.toString(16)})`;
     const text = shown(data);
     throw new HandshakeError(text === "" ? reason : `${reason}: ${text}`);
   }

@@ -30,7 +30,7 @@ function feed(handshake: ClientHandshake, ...parts: number[][]): RemoteExport | 
 }
 
 Deno.test("ClientHandshake: flags and one GO, then the export as the server has it", () => {
-  const handshake = new ClientHandshake("d\u00e4");
+  const handshake = new ClientHandshake("d\u00e4", false);
   assertEquals(feed(handshake, GREETING), null);
   const go = message([4, 3], "IHAVEOPT", [4, 7], [4, 11], [4, 3], "d\u00e4", [2, 1], [2, 3]);
   assertEquals([...handshake.takeOutput()!], go);
@@ -47,7 +47,7 @@ Deno.test("ClientHandshake: flags and one GO, then the export as the server has 
 });
 
 Deno.test("ClientHandshake: byte by byte is the same as at once", () => {
-  const handshake = new ClientHandshake("");
+  const handshake = new ClientHandshake("", false);
   const all = [...GREETING, ...EXPORT, ...ACK];
   const results = all.map((byte) => feed(handshake, [byte]));
   assertEquals(results.pop()?.size_bytes, 1 << 20);
@@ -55,7 +55,7 @@ Deno.test("ClientHandshake: byte by byte is the same as at once", () => {
 });
 
 Deno.test("ClientHandshake: NO_ZEROES only where it is offered", () => {
-  const handshake = new ClientHandshake("");
+  const handshake = new ClientHandshake("", false);
   feed(handshake, message("NBDMAGICIHAVEOPT", [2, 1]));
   assertEquals([...handshake.takeOutput()!.slice(0, 4)], [0, 0, 0, 1]);
 });
@@ -95,7 +95,11 @@ const HOSTILE: [name: string, parts: number[][], why: string][] = [
   ["no information", [GREETING, reply(3, [0])], "information -1 has 1 bytes"],
   ["an unknown reply", [GREETING, reply(2, [])], "answers 2, which is unknown"],
   ["GO unknown", [GREETING, reply(0x80000001, [])], "it does not know NBD_OPT_GO"],
-  ["TLS wanted", [GREETING, reply(0x80000005, [])], "the server wants TLS, which is not there yet"],
+  [
+    "TLS wanted",
+    [GREETING, reply(0x80000005, [])],
+    "the server wants TLS: nbds:// or nbds+unix:// is wanted",
+  ],
   [
     "no such export, with a text for the terminal",
     [GREETING, reply(0x80000006, message("no\u001b[2J 'x'\n"))],
@@ -111,9 +115,9 @@ const HOSTILE: [name: string, parts: number[][], why: string][] = [
 
 for (const [name, parts, why] of HOSTILE) {
   Deno.test(`ClientHandshake refuses: ${name}`, () => {
-    const at_once = new ClientHandshake("x");
+    const at_once = new ClientHandshake("x", false);
     assertThrows(() => feed(at_once, ...parts), HandshakeError, why);
-    const one_by_one = new ClientHandshake("x");
+    const one_by_one = new ClientHandshake("x", false);
     assertThrows(
       () => parts.flat().forEach((byte) => feed(one_by_one, [byte])),
       HandshakeError,
@@ -123,7 +127,7 @@ for (const [name, parts, why] of HOSTILE) {
 }
 
 Deno.test("ClientHandshake refuses: a server that talks before it was asked", () => {
-  const handshake = new ClientHandshake("x");
+  const handshake = new ClientHandshake("x", false);
   const why = "talks before it was asked";
   assertThrows(() => feed(handshake, GREETING, EXPORT, ACK, [0]), HandshakeError, why);
 });
@@ -155,3 +159,41 @@ for (const [change, why] of UNUSABLE) {
     assert(why === "" ? said === "" : said.includes(why), said);
   });
 }
+
+const TLS_REPLY = (type: number, data: number[] = []) =>
+  message([8, 0x3e889045565a9n], [4, 5], [4, type], [4, data.length]).concat(data);
+
+Deno.test("ClientHandshake: STARTTLS first where TLS is wanted, and GO under it", () => {
+  const handshake = new ClientHandshake("x", true);
+  assertEquals(feed(handshake, GREETING), null);
+  assertEquals(
+    [...handshake.takeOutput()!],
+    message([4, 3], "IHAVEOPT", [4, 5], [4, 0]),
+  );
+  assert(!handshake.starts_tls);
+  assertEquals(feed(handshake, TLS_REPLY(1)), null);
+  assert(handshake.starts_tls);
+  assertEquals(handshake.takeOutput(), null);
+  handshake.secured();
+  assert(!handshake.starts_tls);
+  const go = message("IHAVEOPT", [4, 7], [4, 9], [4, 1], "x", [2, 1], [2, 3]);
+  assertEquals([...handshake.takeOutput()!], go);
+  assertEquals(feed(handshake, EXPORT, ACK)?.size_bytes, 1 << 20);
+});
+
+Deno.test("ClientHandshake: where TLS is wanted there is no way on without", () => {
+  const cases: [number[][], string][] = [
+    [[TLS_REPLY(0x80000001)], "the server has no TLS"],
+    [[TLS_REPLY(0x80000002, message("no"))], "the server has no TLS: no"],
+    [[TLS_REPLY(3, message([2, 0]))], "it does not answer as an NBD server"],
+    [[ACK], "it does not answer as an NBD server"],
+    [[EXPORT, ACK], "it does not answer as an NBD server"],
+    [[TLS_REPLY(1), EXPORT], "the server talks before it was asked anything"],
+    [[TLS_REPLY(1), [0]], "the server talks before it was asked anything"],
+  ];
+  for (const [parts, why] of cases) {
+    const handshake = new ClientHandshake("x", true);
+    feed(handshake, GREETING);
+    assertThrows(() => feed(handshake, ...parts), HandshakeError, why);
+  }
+});

@@ -4,6 +4,7 @@
  *   down -> greeting -> up -> ending -> down
  *
  * Invariants:
+ * - Where TLS is wanted nothing but STARTTLS is said without it, and nothing is received while the answer to it is taken in.
  * - At most one receive and one send are under way, on one socket: a completion belongs to the connection there is.
  * - `down` means that nothing is under way: memory that a receive or send named is the owner's again.
  * - Between two tries lie 100 ms, then twice as long each time, at most 5 s; a server that has answered a request gets
@@ -23,6 +24,7 @@ import {
 } from "./client_handshake.ts";
 import { Iovecs } from "./iovecs.ts";
 import type { NbdArena } from "./ports.ts";
+import type { TlsStream } from "../tls/stream.ts";
 import { MAX_NAME_BYTES } from "./protocol.ts";
 
 /** A server that has not been greeted back by then is given up for now. */
@@ -42,6 +44,8 @@ export interface LinkOptions {
   /** Starts to connect to the next of the server's addresses: a descriptor, or an error number negated. */
   readonly connect: () => number;
   readonly export_name: string;
+  /** Makes a TLS connection of a socket; null: it stays in the clear. */
+  readonly tls: ((fd: number, recv_user: number, send_user: number) => TlsStream) | null;
   /** Tokens of receives and sends. */
   readonly recv_user: number;
   readonly send_user: number;
@@ -62,10 +66,14 @@ export class Link {
   remote: RemoteExport | null = null;
   is_sending = false;
   #is_receiving = false;
-  /** The receive and the send under way, to ask for them again; no length: a message header. */
+  /** The receive and the send under way, to ask for them again; the place counts where there are no ranges. */
+  #recv_into: Iovecs | null = null;
   #recv_addr = 0;
   #recv_bytes = 0;
-  #send_addr = 0;
+  #send_from: Iovecs;
+  #tls: TlsStream | null = null;
+  /** The TLS handshake is over, and the negotiation has gone on. */
+  #is_secured = false;
 
   readonly #o: LinkOptions;
   readonly #output_addr: number;
@@ -83,6 +91,7 @@ export class Link {
     this.#o = options;
     this.#output_addr = options.arena.alloc(OUTPUT_BYTES);
     this.#output = new Iovecs(options.arena, options.arena.alloc(Iovecs.sizeBytes(1)), 1);
+    this.#send_from = this.#output;
   }
 
   /** A try to connect begins now. The link is down. */
@@ -97,7 +106,8 @@ export class Link {
     this.#fd = fd;
     this.state = "greeting";
     this.#is_accepted = false;
-    this.#handshake = new ClientHandshake(this.#o.export_name);
+    this.#is_secured = false;
+    this.#handshake = new ClientHandshake(this.#o.export_name, this.#o.tls !== null);
     this.#deadline_ms = now_ms + HANDSHAKE_MS;
     this.recv(this.#o.buffer_addr, this.#o.buffer_bytes);
   }
@@ -133,52 +143,70 @@ export class Link {
   /** Receives what is there, at least a byte. */
   recv(addr: number, len_bytes: number): void {
     assert(!this.#is_receiving, "link: two receives");
+    this.#recv_into = null;
     this.#recv_addr = addr;
     this.#recv_bytes = len_bytes;
     this.#receive();
   }
 
-  /** Receives into the ranges of a message header. */
-  recvmsg(msghdr_addr: number): void {
+  /** Receives into the ranges that are left. */
+  recvmsg(into: Iovecs): void {
     assert(!this.#is_receiving, "link: two receives");
-    this.#recv_addr = msghdr_addr;
-    this.#recv_bytes = 0;
+    this.#recv_into = into;
     this.#receive();
   }
 
   #receive(): void {
     this.#is_receiving = true;
     const { ring, recv_user } = this.#o;
-    if (this.#recv_bytes === 0) ring.recvmsg(recv_user, this.#fd, this.#recv_addr);
-    else ring.recv(recv_user, this.#fd, this.#recv_addr, this.#recv_bytes);
+    const [into, tls] = [this.#recv_into, this.#tls];
+    if (into !== null) {
+      if (tls === null) ring.recvmsg(recv_user, this.#fd, into.msghdr_addr);
+      else tls.recvmsg(into);
+    } else if (tls === null) ring.recv(recv_user, this.#fd, this.#recv_addr, this.#recv_bytes);
+    else tls.recv(this.#recv_addr, this.#recv_bytes);
   }
 
-  /** Sends the ranges of a message header. */
-  send(msghdr_addr: number): void {
+  /** Sends the ranges that are left. */
+  send(from: Iovecs): void {
     assert(!this.is_sending, "link: two sends");
     this.is_sending = true;
-    this.#send_addr = msghdr_addr;
-    this.#o.ring.sendmsg(this.#o.send_user, this.#fd, msghdr_addr);
+    this.#send_from = from;
+    if (this.#tls === null) this.#o.ring.sendmsg(this.#o.send_user, this.#fd, from.msghdr_addr);
+    else this.#tls.send(from);
+  }
+
+  /** Takes leave: sends a last message, as far as that can be done now. The link is dropped next. */
+  sendLast(from: Iovecs): void {
+    if (this.#tls === null) return this.send(from);
+    this.#tls.sendNow(from);
+    this.#tls.bye();
   }
 
   /** A receive has ended. Returns how many bytes came for the owner. */
-  received(result: number): number {
+  received(completed: number): number {
+    const result = this.#tls === null ? completed : this.#tls.received(completed);
     this.#is_receiving = false;
-    if (this.state === "ending") this.#finish();
-    else if (result === -EINTR || result === -EAGAIN) this.#receive();
+    if (this.state === "ending") {
+      this.#finish();
+      return 0;
+    }
+    if (this.#tls !== null && !this.#is_secured && this.#tls.is_established) this.#goOnSecured();
+    if (result === -EINTR || result === -EAGAIN) this.#receive();
     else if (result <= 0) {
-      this.drop(result === 0 ? "the server closed the connection" : errorText(-result));
+      this.drop(result === 0 ? "the server closed the connection" : this.#errorText(-result));
     } else if (this.state === "up") return result;
     else this.#greet(result);
     return 0;
   }
 
   /** A send has ended. Returns how many bytes of the owner's left. */
-  sent(result: number): number {
+  sent(completed: number): number {
+    const result = this.#tls === null ? completed : this.#tls.sent(completed);
     this.is_sending = false;
     if (this.state === "ending") this.#finish();
-    else if (result === -EINTR || result === -EAGAIN) this.send(this.#send_addr);
-    else if (result <= 0) this.drop(errorText(-result));
+    else if (result === -EINTR || result === -EAGAIN) this.send(this.#send_from);
+    else if (result <= 0) this.drop(this.#errorText(-result));
     else if (this.state === "up") return result;
     else this.#sentOutput(result);
     return 0;
@@ -194,8 +222,15 @@ export class Link {
     this.#finish();
   }
 
+  #errorText(error: number): string {
+    const reason = this.#tls?.reason ?? "";
+    return reason === "" ? errorText(error) : `TLS: ${reason}`;
+  }
+
   #finish(): void {
     if (this.#is_receiving || this.is_sending) return;
+    this.#tls?.close();
+    this.#tls = null;
     this.#o.sockets.close(this.#fd);
     this.#fd = -1;
     this.state = "down";
@@ -210,22 +245,40 @@ export class Link {
       if (!(error instanceof HandshakeError)) throw error;
       return this.drop(error.message);
     }
+    this.#sendOutput();
+    if (remote !== null) this.#take(remote);
+    else if (!this.#handshake!.starts_tls) this.recv(buffer_addr, buffer_bytes);
+    else if (!this.is_sending) this.#startTls();
+  }
+
+  #sendOutput(): void {
     const output = this.#handshake!.takeOutput();
-    if (output !== null) {
-      arena.bytes.set(output, this.#output_addr);
-      this.#output.clear();
-      this.#output.add(this.#output_addr, output.length);
-      this.#output.seal();
-      this.send(this.#output.msghdr_addr);
-    }
-    if (remote === null) this.recv(buffer_addr, buffer_bytes);
-    else this.#take(remote);
+    if (output === null) return;
+    this.#o.arena.bytes.set(output, this.#output_addr);
+    this.#output.clear();
+    this.#output.add(this.#output_addr, output.length);
+    this.#output.seal();
+    this.send(this.#output);
   }
 
   #sentOutput(len_bytes: number): void {
     this.#output.advance(len_bytes);
-    if (this.#output.left_bytes > 0) this.send(this.#output.msghdr_addr);
+    if (this.#output.left_bytes > 0) this.send(this.#output);
     else if (this.#is_accepted) this.#rise();
+    else if (this.#handshake!.starts_tls) this.#startTls();
+  }
+
+  /** The server has agreed, and nothing is under way on the socket: the rest is said under TLS. */
+  #startTls(): void {
+    const { tls, recv_user, send_user, buffer_addr, buffer_bytes } = this.#o;
+    this.#tls = tls!(this.#fd, recv_user, send_user);
+    this.recv(buffer_addr, buffer_bytes);
+  }
+
+  #goOnSecured(): void {
+    this.#is_secured = true;
+    this.#handshake!.secured();
+    this.#sendOutput();
   }
 
   #take(remote: RemoteExport): void {

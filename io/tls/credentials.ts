@@ -9,6 +9,7 @@
  */
 
 import { CacheError } from "../../core/errors.ts";
+import type { NbdTlsProof } from "../../core/nbd_uri.ts";
 import {
   cText,
   datum,
@@ -44,15 +45,9 @@ export interface TlsServerConfig {
     | { readonly psk_path: string };
 }
 
-/** TLS of a client. */
+/** TLS of a client; paths are absolute. */
 export interface TlsClientConfig {
-  /**
-   * Whom the server's certificate has to name, and where certificates are: the authority's, and our own if there is one. Null: the
-   * authorities that the system trusts.
-   */
-  readonly proof:
-    | { readonly hostname: string; readonly certificates_dir: string | null }
-    | { readonly user: string; readonly psk_path: string };
+  readonly proof: NbdTlsProof;
 }
 
 /** Version 1.2 at least, as the NBD protocol wants it. */
