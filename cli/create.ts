@@ -8,10 +8,11 @@ import { CacheError } from "../core/errors.ts";
 import { parseTable, type Table } from "../core/table.ts";
 import { checkName, checkUuid, runRoot } from "../io/run_dir.ts";
 import { parseConcise } from "./concise.ts";
+import type { DeviceConfig } from "../io/device_config.ts";
 import { MAJOR } from "./device_fields.ts";
 import type { Order } from "./device_process.ts";
 import { parseEntrance } from "./entrance.ts";
-import { failedOn } from "./failure.ts";
+import { failedOn, UsageError } from "./failure.ts";
 import { showVerbose } from "./info.ts";
 import { launch } from "./launch.ts";
 import type { OptionName, Options } from "./options.ts";
@@ -80,6 +81,8 @@ async function create(device: NewDevice, options: Options): Promise<void> {
     device: {
       table: table === null ? null : tableConfig(table, read_only),
       ...parseEntrance(options),
+      frontend: parseFrontend(options),
+      recover: options.recover === true,
       format: options.format === true,
     },
   };
@@ -111,4 +114,31 @@ function parseMinor({ major, minor }: Options): number | null {
     throw new CacheError(`Invalid minor number: "${minor}", wanted a number`);
   }
   return Number(minor);
+}
+
+/** Options that have to do with NBD clients. */
+const NBD_OPTIONS: readonly OptionName[] = [
+  "listen",
+  "insecure",
+  "tls",
+  "tls-certificates",
+  "tls-verify-peer",
+  "tls-psk",
+];
+
+/**
+ * Reads how the device is to be served.
+ *
+ * @throws {UsageError}
+ */
+function parseFrontend(options: Options): DeviceConfig["frontend"] {
+  const { frontend = "nbd" } = options;
+  if (frontend !== "nbd" && frontend !== "ublk" && frontend !== "auto") {
+    throw new UsageError(`Invalid --frontend argument: "${frontend}", wanted nbd, ublk or auto`);
+  }
+  const given = NBD_OPTIONS.find((name) => options[name] !== undefined);
+  if (frontend === "ublk" && given !== undefined) {
+    throw new UsageError(`--${given} is for NBD, but the frontend is ${frontend}`);
+  }
+  return frontend;
 }

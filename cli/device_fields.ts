@@ -8,7 +8,7 @@ import type { InfoReply } from "../io/control_protocol.ts";
 import { type NameParts, splitName } from "./names.ts";
 import type { Field, Fields, FieldType, Section } from "./report/fields.ts";
 
-/** A device that is served on a socket only has no kernel number: its major number is 0 (DMSETUP, "Output"). */
+/** A device that is served on a socket only has no kernel number: this is its major one (DMSETUP, "Output"). */
 export const MAJOR = 0;
 
 /** One thing that a device stands on. */
@@ -114,7 +114,14 @@ const INFO_FIELDS: Section<InfoReply> = {
   id: "info",
   title: "Mapped Device Information Fields",
   fields: [
-    field("blkdevname", "BlkDevName", 16, "string", "Name of block device.", () => ""),
+    field(
+      "blkdevname",
+      "BlkDevName",
+      16,
+      "string",
+      "Name of block device.",
+      (info) => shortPath(info.node),
+    ),
     field(
       "attr",
       "Stat",
@@ -153,9 +160,9 @@ const INFO_FIELDS: Section<InfoReply> = {
       5,
       "string",
       "Device major and minor numbers",
-      (info) => `${MAJOR}:${info.minor}`,
+      (info) => `${info.major}:${info.minor}`,
     ),
-    field("major", "Maj", 3, "number", "Block device major number.", () => MAJOR),
+    field("major", "Maj", 3, "number", "Block device major number.", (info) => info.major),
     field("minor", "Min", 3, "number", "Block device minor number.", (info) => info.minor),
     field(
       "open",
@@ -295,6 +302,8 @@ const OWN_FIELDS: Section<InfoReply> = {
   title: "Cached Device Fields",
   fields: [
     field("uri", "URI", 3, "string", "Where clients connect.", (info) => info.uri),
+    field("node", "Node", 4, "string", "Path of the block device.", (info) => info.node),
+    field("link", "Link", 4, "string", "Path with the device's name to it.", (info) => info.link),
     field("pid", "PID", 3, "number", "Process that serves the device.", (info) => info.pid),
     field("frontend", "Frontend", 8, "string", "How the device is served.", (i) => i.frontend),
     field("cache_dev", "CacheDev", 8, "string", "Path of the cache device.", (i) => i.cache_path),

@@ -7,7 +7,6 @@
 import { callControl } from "../io/control_client.ts";
 import type { ControlRequest, InfoReply, ReplyOf } from "../io/control_protocol.ts";
 import { checkName, controlPath, isPublished, publishedNames, runRoot } from "../io/run_dir.ts";
-import { MAJOR } from "./device_fields.ts";
 import { failedOn } from "./failure.ts";
 import type { Options } from "./options.ts";
 import { print, warn } from "./output.ts";
@@ -87,7 +86,7 @@ export async function livingDevices(): Promise<InfoReply[]> {
 export async function findDevice(verb: string, options: Options): Promise<string> {
   const { uuid, major, minor } = options;
   const found = (await livingDevices()).find((info) =>
-    uuid !== undefined ? info.uuid === uuid : `${MAJOR} ${info.minor}` === `${major} ${minor}`
+    uuid !== undefined ? info.uuid === uuid : `${info.major} ${info.minor}` === `${major} ${minor}`
   );
   if (found === undefined) throw noDevice(verb, uuid ?? `${major}:${minor}`);
   return found.name;

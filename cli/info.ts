@@ -5,7 +5,7 @@
  */
 
 import type { InfoReply } from "../io/control_protocol.ts";
-import { DEVICE_FIELDS, MAJOR, tablesPresent, targetCount } from "./device_fields.ts";
+import { DEVICE_FIELDS, tablesPresent, targetCount } from "./device_fields.ts";
 import { ask, askAll, printNoDevices } from "./devices.ts";
 import { CommandLineError, ReportHelp } from "./failure.ts";
 import type { Options } from "./options.ts";
@@ -53,7 +53,7 @@ async function report(
 async function showAll(names: string[], options: Options): Promise<boolean> {
   const { answers, is_ok } = await askAll("info", names, { verb: "info" });
   if (options.json) {
-    printJson(answers.map(({ reply: { ok: _, ...info } }) => ({ ...info, major: MAJOR })));
+    printJson(answers.map(({ reply: { ok: _, ...info } }) => info));
     return is_ok;
   }
   if (names.length === 0 && answers.length === 0) printNoDevices();
@@ -77,11 +77,13 @@ export function infoText(info: InfoReply): string {
     `Tables present:    ${tablesPresent(info)}`,
     `Open count:        ${info.open_count}`,
     `Event number:      ${info.event_nr}`,
-    `Major, minor:      ${MAJOR}, ${info.minor}`,
+    `Major, minor:      ${info.major}, ${info.minor}`,
     `Number of targets: ${targetCount(info)}`,
   ];
   if (info.uuid !== "") lines.push(`UUID: ${info.uuid}`);
   lines.push(`Frontend:          ${info.frontend}`);
+  if (info.node !== "") lines.push(`Node:              ${info.node}`);
+  if (info.link !== "") lines.push(`Link:              ${info.link}`);
   if (info.uri !== "") lines.push(`URI:               ${info.uri}`);
   lines.push(`PID:               ${info.pid}`);
   const is_on_server = info.backing_path !== "" && info.backing_dev === null;

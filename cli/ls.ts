@@ -5,7 +5,7 @@
  */
 
 import type { InfoReply } from "../io/control_protocol.ts";
-import { MAJOR } from "./device_fields.ts";
+import { shortPath } from "./device_fields.ts";
 import { livingDevices, printNoDevices } from "./devices.ts";
 import { CommandLineError, failedOn } from "./failure.ts";
 import type { Options } from "./options.ts";
@@ -24,7 +24,7 @@ export async function run(_args: string[], options: Options): Promise<boolean> {
   const { target } = options;
   const devices = target === undefined ? all : all.filter((info) => info.live_target === target);
   if (options.json) {
-    printJson(devices.map(({ name, minor }) => ({ name, major: MAJOR, minor })));
+    printJson(devices.map(({ name, major, minor }) => ({ name, major, minor })));
     return true;
   }
   if (devices.length === 0) printNoDevices();
@@ -48,8 +48,10 @@ export function parseDeviceForm(text = "devno"): DeviceForm {
 }
 
 /** A device that is served on a socket has no block device: its name is all there is. */
-function deviceLine({ name, minor }: InfoReply, form: DeviceForm, separator: string): string {
-  return `${name}\t(${form === "devno" ? `${MAJOR}${separator}${minor}` : name})`;
+function deviceLine(info: InfoReply, form: DeviceForm, separator: string): string {
+  const { name, major, minor, node } = info;
+  if (form === "devno") return `${name}\t(${major}${separator}${minor})`;
+  return `${name}\t(${form === "blkdevname" && node !== "" ? shortPath(node) : name})`;
 }
 
 function isUtf(): boolean {

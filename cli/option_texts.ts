@@ -37,6 +37,7 @@ export const FLAG_TEXTS: { readonly [N in FlagName]: FlagText } = {
   notable: "Create a device without a table; load and resume give it one",
   prometheus: "Print in the text format of Prometheus",
   readonly: "Refuse writes to the cached device",
+  recover: "Take over the block device that a killed process has left, if there is one",
   retry: "While the device is busy, try again: 25 times, 200 ms apart",
   rows: "Print fields as lines and devices as columns",
   setuuid: "Set the UUID of a device that has none, instead of its name",
@@ -53,6 +54,10 @@ export const FLAG_TEXTS: { readonly [N in FlagName]: FlagText } = {
 export const VALUE_TEXTS: { readonly [N in ValueName]: ValueText } = {
   count: { value: "<count>", help: "How often a report is made; 0: until interrupted" },
   exec: { value: "<command>", help: "Run a command for each device, its name behind the command" },
+  frontend: {
+    value: "<nbd|ublk|auto>",
+    help: "Serve over NBD (the default), as a block device /dev/ublkbN, or as one where that works",
+  },
   interval: { value: "<seconds>", help: "Time between two reports; without --count for ever" },
   listen: {
     value: "[<host>:]<port>",

@@ -30,6 +30,7 @@ export const FLAGS = {
   notable: "n",
   prometheus: "",
   readonly: "r",
+  recover: "",
   retry: "",
   rows: "",
   setuuid: "",
@@ -46,6 +47,7 @@ export const FLAGS = {
 export const VALUES = {
   count: "",
   exec: "",
+  frontend: "",
   interval: "",
   listen: "",
   major: "j",

@@ -5,7 +5,7 @@
  */
 
 import type { InfoReply } from "../io/control_protocol.ts";
-import { dependencies, type Dependency, MAJOR, shortPath } from "./device_fields.ts";
+import { dependencies, type Dependency, shortPath } from "./device_fields.ts";
 import { CommandLineError } from "./failure.ts";
 
 /** Words that `-o` takes with `--tree`, as dmsetup has them, but for those that draw the tree otherwise. */
@@ -83,7 +83,7 @@ function deviceLabel(info: InfoReply, form: TreeForm): string {
   if (form.has("rw")) facts.push(info.read_only ? "RO" : "RW");
   if (form.has("open")) facts.push(`OPEN:${info.open_count}`);
   if (form.has("uuid") && info.uuid !== "") facts.push(info.uuid);
-  const device = form.has("nodevice") ? "" : ` (${MAJOR}:${info.minor})`;
+  const device = form.has("nodevice") ? "" : ` (${info.major}:${info.minor})`;
   return info.name + device + (facts.length > 0 ? ` [${facts.join(", ")}]` : "");
 }
 

@@ -65,6 +65,7 @@ export const VERBS: readonly Verb[] = [
     usage: "<dev_name> [-u|--uuid <uuid>] [-j|--major <major> -m|--minor <minor>]\n" +
       "\t    [-n|--notable|--table <table>|<table_file>] [-r|--readonly]\n" +
       "\t    [--listen [<host>:]<port>] [--insecure] [--format]\n" +
+      "\t    [--frontend nbd|ublk|auto] [--recover]\n" +
       "\t    [--tls <off|on|require>] [--tls-certificates <dir>] [--tls-verify-peer]\n" +
       "\t    [--tls-psk <file>]\n" +
       "\tcreate --concise [<concise_device_spec_list>]",
@@ -77,6 +78,8 @@ export const VERBS: readonly Verb[] = [
       "table",
       "notable",
       "readonly",
+      "frontend",
+      "recover",
       "listen",
       "insecure",
       "tls",

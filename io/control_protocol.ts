@@ -106,6 +106,8 @@ export interface InfoReply {
   name: string;
   /** "" when none was given. */
   uuid: string;
+  /** The number of the kernel's device; without one the major number is 0 and the minor one our own. */
+  major: number;
   minor: number;
   read_only: boolean;
   is_suspended: boolean;
@@ -116,11 +118,14 @@ export interface InfoReply {
   has_inactive_table: boolean;
   /** Number of the last event; see `wait`. */
   event_nr: number;
-  /** NBD connections that reached the transmission phase. */
+  /** NBD connections that reached the transmission phase; mounts of a block device, and devices on top of it. */
   open_count: number;
-  frontend: "nbd";
-  /** Where clients connect: `nbd+unix:///?socket=PATH` or `nbd://HOST:PORT`. */
+  frontend: "nbd" | "ublk";
+  /** Where NBD clients connect: `nbd+unix:///?socket=PATH` or `nbd://HOST:PORT`; "": it is not served over NBD. */
   uri: string;
+  /** Path of the block device, `/dev/ublkb0`, and a link with the device's name to it; "": there is none. */
+  node: string;
+  link: string;
   pid: number;
   /** Unix time at which the device answered first, in milliseconds. */
   since_ms: number;

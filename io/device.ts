@@ -31,22 +31,14 @@ import {
 import { CONTROL_SOCKET, type DeviceConfig, type DeviceEvent } from "./device_config.ts";
 import { Watch } from "./events.ts";
 import { closeDevice, type DeviceFile, openDevice } from "./files.ts";
+import type { Frontend } from "./frontend.ts";
 import { goneBacking } from "./gone_backing.ts";
-import {
-  type Entrance,
-  listenUnix,
-  type NbdListener,
-  openListeners,
-  prepareEntrance,
-  removeFile,
-  uriOf,
-} from "./listening.ts";
+import { type Entrance, listenUnix, prepareEntrance, removeFile } from "./listening.ts";
 import { Medium } from "./medium.ts";
 import { readingTeller } from "./reading.ts";
 import type { Export } from "./nbd/handshake.ts";
-import type { NbdTls } from "./nbd/ports.ts";
-import { NbdServer } from "./nbd/server.ts";
 import { openBacking, type OpenedBacking } from "./open_backing.ts";
+import { FRONTEND_ARENA_BYTES, type OpenedFrontend, openFrontend } from "./open_frontend.ts";
 import { Pace } from "./pace.ts";
 import { Removal } from "./removal.ts";
 import { openRing, type Ring } from "./ring.ts";
@@ -55,7 +47,6 @@ import { answering, DONE, Shell } from "./shell.ts";
 import * as sockets from "./sockets.ts";
 import { Suspension } from "./suspension.ts";
 import { tableOf } from "./table_line.ts";
-import type { TlsServer } from "./tls/credentials.ts";
 import {
   INDEX_MASK,
   KIND_BACKING,
@@ -75,6 +66,8 @@ const BUFFER_BYTES = 64 * 1024 * 1024;
 const RING_BYTES = 16 * 1024 * 1024;
 /** How long the last answers may take to leave. */
 const GOODBYE_MS = 1000;
+/** How often it is looked whether a device that goes when its last client does can go. */
+const DEFERRED_LOOK_MS = 500;
 /** Requests handed to the kernel at once. */
 const RING_ENTRIES = 256;
 
@@ -142,9 +135,10 @@ function openSteps(
   const arena = new Arena({
     cache_bytes: cache_file.size_bytes,
     buffer_bytes: BUFFER_BYTES,
-    io_bytes: NbdServer.ARENA_BYTES + ControlServer.ARENA_BYTES + RING_BYTES,
+    io_bytes: FRONTEND_ARENA_BYTES + ControlServer.ARENA_BYTES + RING_BYTES,
   });
   cleanup.defer(() => arena.close());
+  const late_cleanup = cleanup.use(new DisposableStack());
   const ring = openRing(arena, RING_ENTRIES);
   cleanup.defer(() => ring.close());
   const devices = cleanup.use(new DisposableStack());
@@ -165,7 +159,11 @@ function openSteps(
   const { format, control_fd, shell, entrance } = place;
   const options = { data_crc: config.data_crc, format };
   const inspection = naming("cache dev", config, () => inspectCache(memory, options));
-  const listeners = openListeners(shell, entrance, cleanup);
+  const { is_rotational, length_sectors } = backing;
+  const frontend = openFrontend({
+    ...{ shell, config, arena, ring, memory, cleanup, late_cleanup, is_rotational, entrance },
+    size_bytes: length_sectors * SECTOR_BYTES,
+  });
   tell({ event: "progress", text: `setting aside ${cache_file.size_bytes} bytes for the cache` });
   memory.allocate();
   const cache = naming("cache dev", config, () => prepareCache(memory, inspection));
@@ -174,10 +172,9 @@ function openSteps(
   const onRead = readingTeller(() => measureLog(cache, memory), tell);
   const engine_parts = { memory, backing: backing.device, cache, now_ms, onRead };
   const engine = naming("pcache", config, () => Engine.open(engine_parts));
-  const table_line = formatTable(table, backing.length_sectors);
+  const table_line = formatTable(table, length_sectors);
   return new Device(shell, config, {
-    ...{ arena, ring, memory, cache_file, backing, engine, control_fd, devices },
-    ...{ listeners, tls: entrance.tls },
+    ...{ arena, ring, memory, cache_file, backing, engine, control_fd, frontend, devices },
     ...{ table_line, full_sectors },
   });
 }
@@ -201,8 +198,7 @@ interface Parts {
   readonly backing: OpenedBacking;
   readonly engine: Engine;
   readonly control_fd: number;
-  readonly listeners: readonly NbdListener[];
-  readonly tls: TlsServer | null;
+  readonly frontend: OpenedFrontend;
   /** Lets go of both devices. */
   readonly devices: DisposableStack;
   readonly table_line: string;
@@ -219,7 +215,7 @@ class Device {
   readonly #engine: Engine;
   #backing: LoopBacking;
   readonly #served: Export;
-  readonly #nbd: NbdServer;
+  readonly #frontend: Frontend;
   readonly #control: ControlServer;
   readonly #removal: Removal;
   readonly #suspension: Suspension;
@@ -234,7 +230,7 @@ class Device {
   #now_ms = performance.now();
 
   constructor(shell: Shell, config: TableConfig, parts: Parts) {
-    const { arena, ring, memory, engine } = parts;
+    const { arena, ring, engine } = parts;
     this.#shell = shell;
     this.#config = config;
     this.#parts = parts;
@@ -251,16 +247,7 @@ class Device {
       is_rotational: parts.backing.is_rotational,
       is_failing: false,
     };
-    this.#nbd = new NbdServer({
-      arena,
-      ring,
-      memory,
-      engine,
-      sockets,
-      served: this.#served,
-      tls: nbdTls(parts),
-      listeners: parts.listeners,
-    });
+    this.#frontend = parts.frontend.make(engine, this.#served);
     this.#control = new ControlServer({
       arena,
       ring,
@@ -273,8 +260,9 @@ class Device {
     });
     this.#removal = new Removal({
       engine,
-      clientCount: () => this.#nbd.serving_count,
+      isInUse: () => this.#frontend.isInUse(),
       admit: (on) => this.#admit(on),
+      stop: (force) => this.#frontend.stop(force),
       backingTrouble: () => this.#backing.trouble,
     });
     this.#suspension = new Suspension({
@@ -283,18 +271,26 @@ class Device {
         isClosed: () => engine.isClosed(),
         reopen: () => this.#is_wiped || engine.reopen(),
       },
-      hold: (what) => this.#nbd.hold(what),
-      unansweredCount: () => this.#nbd.unanswered_count,
+      hold: (what) => this.#frontend.hold(what),
+      unansweredCount: () => this.#frontend.unanswered_count,
     });
   }
 
-  /** Lets clients in. */
+  /**
+   * Lets clients in.
+   *
+   * @throws {CacheError} It cannot be served.
+   */
   ready(): DeviceEvent & { event: "ready" } {
     this.#shell.reply = (client, reply) => this.#control.reply(client, reply);
-    this.#nbd.start();
+    this.#frontend.start();
+    while (!this.#frontend.isServing()) {
+      this.#ring.wait(this.#sleepMs());
+      this.#turn();
+    }
     this.#control.start();
     this.#ring.wait(0);
-    return { event: "ready", uri: this.#uri, notes: this.#notes() };
+    return { event: "ready", uri: this.#frontend.uri, notes: this.#notes() };
   }
 
   /** Goes on for a device that had no table until `client` resumed it. */
@@ -306,16 +302,13 @@ class Device {
   }
 
   #notes(): string[] {
-    if (this.#parts.memory.kind !== "tmpfs") return [];
+    const { notes } = this.#parts.frontend;
+    if (this.#parts.memory.kind !== "tmpfs") return [...notes];
     return [
+      ...notes,
       `cache device ${this.#config.cache_path} is on tmpfs: ` +
       "it survives a crash of the process, not of the machine",
     ];
-  }
-
-  get #uri(): string {
-    const { listeners, tls } = this.#parts;
-    return uriOf(listeners[0]!, this.#shell.nbd_path, tls);
   }
 
   /** Serves until the device has been removed. */
@@ -325,7 +318,7 @@ class Device {
       this.#turn();
     }
     removeFile(`${this.#shell.home.run_dir}/${CONTROL_SOCKET}`);
-    if (this.#shell.listen === null) removeFile(this.#shell.nbd_path);
+    this.#frontend.close();
     this.#sayGoodbye();
   }
 
@@ -340,12 +333,10 @@ class Device {
     }
   }
 
-  /** Lets new NBD clients in, or turns all away. A suspended device has to go on to be closed. */
+  /** Lets new clients in, or turns all away. A suspended device has to go on to be closed. */
   #admit(on: boolean): void {
-    this.#nbd.refusing = !on;
-    if (on) return;
-    this.#suspension.end();
-    this.#nbd.dropAll();
+    if (!on) this.#suspension.end();
+    this.#frontend.admit(on);
   }
 
   /** A client of the control socket has gone before it got its answer. */
@@ -363,7 +354,7 @@ class Device {
     this.#engine.tick(now_ms);
     while (ring.next()) this.#handle(ring.user, ring.result);
     do this.#engine.pump(now_ms); while (
-      this.#nbd.turn(now_ms) || this.#backing.turn(now_ms, this.#engine)
+      this.#frontend.turn(now_ms) || this.#backing.turn(now_ms, this.#engine)
     );
     this.#control.turn(now_ms);
     if (this.#suspension.is_pending) this.#suspendOn(now_ms);
@@ -385,7 +376,7 @@ class Device {
       case KIND_CONTROL_SEND:
         return this.#control.handle(kind, user, result);
       default:
-        return this.#nbd.handle(kind, user, result);
+        return this.#frontend.handle(kind, user, result);
     }
   }
 
@@ -394,7 +385,8 @@ class Device {
     return Math.min(
       this.#engine.nextTimerMs(now_ms),
       this.#backing.nextTimerMs(now_ms),
-      this.#nbd.nextTimerMs(now_ms),
+      this.#frontend.nextTimerMs(now_ms),
+      this.#shell.is_deferred ? DEFERRED_LOOK_MS : Infinity,
       this.#control.nextTimerMs(now_ms),
       this.#removal.nextTimerMs(),
       this.#suspension.nextTimerMs(),
@@ -403,7 +395,9 @@ class Device {
 
   #removeOn(now_ms: number): void {
     const refusal = this.#removal.step(now_ms);
-    if (refusal !== null) this.#control.reply(this.#removal.client, refusal);
+    if (refusal !== null && this.#removal.client >= 0) {
+      this.#control.reply(this.#removal.client, refusal);
+    }
     if (this.#removal.is_closing) this.#backing.stopWaiting(now_ms);
     this.#engine.pump(now_ms);
   }
@@ -423,13 +417,16 @@ class Device {
 
   /** The last client has gone. */
   #removeDeferred(now_ms: number): void {
-    if (this.#removal.is_under_way || this.#nbd.serving_count > 0) return;
+    if (this.#removal.is_under_way || this.#frontend.isInUse()) return;
     this.#removal.ask(-1, { flush: false, force: false }, now_ms);
   }
 
   #answer(request: ControlRequest, client: number): ControlReply | null {
     const reply = this.#shell.answer(request, client);
-    if (request.verb === "rename") Object.assign(this.#served, namesOf(this.#shell.home.name));
+    if (request.verb === "rename" && reply?.ok) {
+      Object.assign(this.#served, namesOf(this.#shell.home.name));
+      this.#frontend.renamed();
+    }
     if (reply !== undefined) return reply;
     switch (request.verb) {
       case "status":
@@ -464,7 +461,7 @@ class Device {
 
   #remove(request: ControlRequest & { verb: "remove" }, client: number): ControlReply | null {
     if (this.#removal.is_under_way) return { ok: false, error: BUSY };
-    if (request.deferred && this.#nbd.serving_count > 0) {
+    if (request.deferred && this.#frontend.isInUse()) {
       this.#shell.is_deferred = true;
       return { ok: true, deferred: true };
     }
@@ -507,6 +504,9 @@ class Device {
       ["cache device", realPath(this.#config.cache_path), realPath(table.cache_path)],
       ["backing device", realPath(this.#config.backing_path), realPath(table.backing_path)],
       ["data_crc", this.#config.data_crc, table.data_crc],
+      ...(this.#frontend.can_change_read_only
+        ? []
+        : [["read_only", this.#served.read_only, table.read_only] as [string, unknown, unknown]]),
       ["length", this.#engine.size_bytes / SECTOR_BYTES, table.length_sectors ?? full_sectors],
     ];
     for (const [what, is, wanted] of facts) {
@@ -533,7 +533,7 @@ class Device {
     this.#is_wiped = true;
     this.#inactive = null;
     this.#served.is_failing = true;
-    this.#nbd.dropUnfinished();
+    this.#frontend.dropUnfinished();
     this.#parts.arena.unmapCache();
     this.#parts.devices.dispose();
     this.#backing = goneBacking(this.#backing);
@@ -568,20 +568,24 @@ class Device {
   #info(): InfoReply {
     const { cache_file, backing, memory } = this.#parts;
     const { home, events, since_ms, is_deferred } = this.#shell;
+    const { node } = this.#frontend;
     return {
       ok: true,
       name: home.name,
       uuid: home.uuid,
-      minor: home.minor,
+      major: node?.major ?? 0,
+      minor: node?.minor ?? home.minor,
       read_only: this.#served.read_only,
       is_suspended: this.#suspension.is_under_way,
       is_deferred,
       live_target: this.#is_wiped ? "error" : TARGET_TYPE,
       has_inactive_table: this.#inactive !== null,
       event_nr: events.number,
-      open_count: this.#nbd.serving_count,
-      frontend: "nbd",
-      uri: this.#uri,
+      open_count: this.#frontend.userCount(),
+      frontend: this.#frontend.name,
+      uri: this.#frontend.uri,
+      node: node?.path ?? "",
+      link: node?.link ?? "",
       pid: Deno.pid,
       since_ms,
       length_sectors: this.#engine.size_bytes / SECTOR_BYTES,
@@ -601,7 +605,7 @@ class Device {
     return {
       ok: true,
       uptime_ms: Date.now() - this.#shell.since_ms,
-      open_count: this.#nbd.serving_count,
+      open_count: this.#frontend.userCount(),
       requests_under_way: engine.requests_in_use,
       requests_waiting: engine.waitingCount(),
       ...this.#pace.report(performance.now()),
@@ -630,15 +634,6 @@ class Device {
     const writeback_errors = backing_write_errors + backing_flush_errors;
     return { ok: true, removing: this.#removal.is_under_way, dirty_bytes, writeback_errors };
   }
-}
-
-/** TLS as the NBD server knows it. */
-function nbdTls({ tls, arena, ring }: Parts): NbdTls | null {
-  if (tls === null) return null;
-  return {
-    is_required: tls.is_required,
-    open: (fd, recv_user, send_user) => tls.open(fd, { arena, ring, recv_user, send_user }),
-  };
 }
 
 /** How the device's export is called. */

@@ -20,6 +20,10 @@ export interface DeviceConfig {
   tls: TlsServerConfig | null;
   /** An address that is not loopback may be served without TLS. */
   is_insecure: boolean;
+  /** How it is served; `auto`: as a block device where the kernel's ublk driver can be used, else over NBD. */
+  frontend: "nbd" | "ublk" | "auto";
+  /** Take over the block device that a killed process has left, if there is one. */
+  recover: boolean;
   /** Format the cache device although a cache was seen on it. */
   format: boolean;
 }

@@ -1,12 +1,13 @@
 /**
  * The way of a device to its end, from the `remove` request on.
  *
- *   none -> asked -> (draining ->) closing -> done
+ *   none -> asked -> (draining ->) stopping -> closing -> done
  *
  * `asked` waits for a moment for clients that are just leaving; a device that is still in use then is not removed,
  * unless that is forced: its clients are dropped.
  * `draining` writes everything back first; it is given up when the one who asked goes away, or when the backing
  * device fails or is away and nothing has moved for a while. The device then goes on as if nothing had been asked.
+ * `stopping` ends the serving; it is given up when somebody came in between.
  *
  * @module
  */
@@ -24,7 +25,7 @@ const STUCK_MS = 10_000;
 /** How often a removal is looked at while nothing else happens. */
 const LOOK_MS = 50;
 
-type Phase = "none" | "asked" | "draining" | "closing" | "done";
+type Phase = "none" | "asked" | "draining" | "stopping" | "closing" | "done";
 
 /** What a removal needs of its device. */
 export interface RemovalHost {
@@ -32,10 +33,12 @@ export interface RemovalHost {
     Engine,
     "counters" | "setDraining" | "isClean" | "close" | "isClosed" | "has_failed"
   >;
-  /** NBD clients in the transmission phase. */
-  clientCount(): number;
+  /** Whether somebody uses the device. */
+  isInUse(): boolean;
   /** Lets new clients in, or not. */
   admit(on: boolean): void;
+  /** Ends the serving; asked until it is over. */
+  stop(force: boolean): "going" | "gone" | "busy";
   /** Why the backing device is away for now; "": it is there. */
   backingTrouble(): string;
 }
@@ -95,8 +98,9 @@ export class Removal {
         return this.#begin(now_ms);
       case "draining":
         if (!engine.isClean()) return this.#checkDraining(now_ms);
-        this.#close();
-        return null;
+        return this.#stop();
+      case "stopping":
+        return this.#stop();
       case "closing":
         if (engine.isClosed()) this.#phase = "done";
         return null;
@@ -117,7 +121,7 @@ export class Removal {
   }
 
   #begin(now_ms: number): ControlReply | null {
-    if (this.#host.clientCount() > 0) {
+    if (this.#host.isInUse()) {
       if (now_ms < this.#deadline_ms) return null;
       if (!this.#force) {
         this.#phase = "none";
@@ -125,10 +129,7 @@ export class Removal {
       }
     }
     this.#host.admit(false);
-    if (!this.#flush) {
-      this.#close();
-      return null;
-    }
+    if (!this.#flush) return this.#stop();
     const { engine } = this.#host;
     engine.setDraining(true);
     this.#phase = "draining";
@@ -136,9 +137,17 @@ export class Removal {
     return null;
   }
 
-  #close(): void {
+  #stop(): ControlReply | null {
+    this.#phase = "stopping";
+    const how = this.#host.stop(this.#force);
+    if (how === "busy") {
+      this.#giveUp();
+      return { ok: false, error: BUSY };
+    }
+    if (how === "going") return null;
     this.#host.engine.close();
     this.#phase = "closing";
+    return null;
   }
 
   #checkDraining(now_ms: number): ControlReply | null {

@@ -28,8 +28,12 @@ class FakeHost {
   clients = 0;
   admits = true;
   trouble = "";
-  clientCount(): number {
-    return this.clients;
+  stopped: "going" | "gone" | "busy" = "gone";
+  isInUse(): boolean {
+    return this.clients > 0;
+  }
+  stop(): "going" | "gone" | "busy" {
+    return this.stopped;
   }
   admit(on: boolean): void {
     this.admits = on;

@@ -17,6 +17,8 @@ export const DONE: ControlReply = { ok: true, notes: [] };
 export class Shell {
   readonly home: Reservation;
   readonly listen: DeviceConfig["listen"];
+  readonly frontend: DeviceConfig["frontend"];
+  readonly recover: boolean;
   readonly events = new Events();
   readonly since_ms = Date.now();
   /** It goes when its last client does. */
@@ -27,6 +29,8 @@ export class Shell {
   constructor(home: Reservation, config: DeviceConfig) {
     this.home = home;
     this.listen = config.listen;
+    this.frontend = config.frontend;
+    this.recover = config.recover;
   }
 
   /** Wakes those who wait for events. */

@@ -28,8 +28,8 @@ import {
 } from "./libc.ts";
 import type { Ring } from "./ring.ts";
 
-const SYS_IO_URING_SETUP = 425;
-const SYS_IO_URING_ENTER = 426;
+export const SYS_IO_URING_SETUP = 425;
+export const SYS_IO_URING_ENTER = 426;
 
 const SETUP_CQSIZE = 1 << 3;
 const SETUP_SUBMIT_ALL = 1 << 7;
@@ -49,9 +49,10 @@ const FEAT_FAST_POLL = 1 << 5;
 const FEAT_EXT_ARG = 1 << 8;
 const FEATURES = FEAT_SINGLE_MMAP | FEAT_NODROP | FEAT_FAST_POLL | FEAT_EXT_ARG;
 
-const ENTER_GETEVENTS = 1 << 0;
+export const ENTER_GETEVENTS = 1 << 0;
 const ENTER_EXT_ARG = 1 << 3;
 
+const OP_READV = 1;
 const OP_WRITEV = 2;
 const OP_FSYNC = 3;
 const OP_POLL_ADD = 6;
@@ -59,36 +60,43 @@ const OP_SENDMSG = 9;
 const OP_RECVMSG = 10;
 const OP_ACCEPT = 13;
 const OP_FALLOCATE = 17;
+const OP_OPENAT = 18;
+const OP_CLOSE = 19;
 const OP_READ = 22;
 const OP_RECV = 27;
+export const OP_URING_CMD = 46;
 
 const FSYNC_DATASYNC = 1;
 
-const OFF_SQES = 0x10000000n;
+export const OFF_SQES = 0x10000000n;
 const SQE_WORDS = 16;
 const CQE_WORDS = 4;
 /** A receive and a send for each of a thousand clients, and what devices and commands have under way. */
 const CQ_FACTOR = 16;
 
 /** struct io_uring_sqe, as words. */
-const SQE_FD = 1;
-const SQE_OFF = 2;
+export const SQE_FD = 1;
+export const SQE_OFF = 2;
 const SQE_ADDR = 4;
 const SQE_LEN = 6;
 const SQE_OP_FLAGS = 7;
 const SQE_USER = 8;
+/** A command's own 16 bytes. */
+const SQE_CMD = 12;
+/** In the second byte: the request runs in a thread of the kernel from its begin. */
+const SQE_ASYNC = 1 << (4 + 8);
 
 /** struct io_uring_params, as words. */
-const PARAMS_BYTES = 120;
-const P_SQ_ENTRIES = 0;
+export const PARAMS_BYTES = 120;
+export const P_SQ_ENTRIES = 0;
 const P_CQ_ENTRIES = 1;
 const P_FLAGS = 2;
 const P_FEATURES = 5;
-const P_SQ_OFF_TAIL = 11;
-const P_SQ_OFF_ARRAY = 16;
-const P_CQ_OFF_HEAD = 20;
-const P_CQ_OFF_TAIL = 21;
-const P_CQ_OFF_CQES = 25;
+export const P_SQ_OFF_TAIL = 11;
+export const P_SQ_OFF_ARRAY = 16;
+export const P_CQ_OFF_HEAD = 20;
+export const P_CQ_OFF_TAIL = 21;
+export const P_CQ_OFF_CQES = 25;
 
 const PROT_READ_WRITE = 3;
 const MAP_SHARED_POPULATE = 0x01 | 0x8000;
@@ -106,7 +114,8 @@ const MAX_TRIES = 1000;
 const WORTH_POLLING_MS = 0.05;
 const MAX_POLLS = 40;
 
-function mapRing(fd: number, len_bytes: number, off: bigint): ArrayBuffer {
+/** Maps a part of a ring. */
+export function mapRing(fd: number, len_bytes: number, off: bigint): ArrayBuffer {
   const flags = MAP_SHARED_POPULATE;
   const pointer = libc.mmap(0n, BigInt(len_bytes), PROT_READ_WRITE, flags, fd, off);
   const address = BigInt.asIntN(64, BigInt(Deno.UnsafePointer.value(pointer)));
@@ -114,7 +123,8 @@ function mapRing(fd: number, len_bytes: number, off: bigint): ArrayBuffer {
   return Deno.UnsafePointerView.getArrayBuffer(pointer!, len_bytes);
 }
 
-function unmapRing(buffer: ArrayBuffer): void {
+/** Takes a part of a ring out again. */
+export function unmapRing(buffer: ArrayBuffer): void {
   const address = Deno.UnsafePointer.value(Deno.UnsafePointer.of(new Uint8Array(buffer)));
   libc.munmap(BigInt(address), BigInt(buffer.byteLength));
 }
@@ -234,6 +244,41 @@ export class UringRing implements Ring {
     const at = this.#request(OP_WRITEV, user, fd, iovec_count);
     this.#arena.putAddress(this.#sqes, at + SQE_ADDR, iovec_addr);
     this.#putOffset(at, off_bytes);
+  }
+
+  /** Reads into `iovec_count` ranges. Result: bytes. */
+  readv(
+    user: number,
+    fd: number,
+    iovec_addr: number,
+    iovec_count: number,
+    off_bytes: number,
+  ): void {
+    const at = this.#request(OP_READV, user, fd, iovec_count);
+    this.#arena.putAddress(this.#sqes, at + SQE_ADDR, iovec_addr);
+    this.#putOffset(at, off_bytes);
+  }
+
+  /** A driver's command, whose own structure begins with two words. Result: the driver's. */
+  command(user: number, fd: number, op: number, first_word: number, second_word: number): void {
+    const at = this.#request(OP_URING_CMD, user, fd, 0);
+    this.#sqes[at + SQE_OFF] = op;
+    this.#sqes[at + SQE_CMD] = first_word;
+    this.#sqes[at + SQE_CMD + 1] = second_word;
+  }
+
+  /** Opens the path at `path_addr`, which ends in a zero byte, without holding up the loop. Result: a descriptor. */
+  open(user: number, path_addr: number, flags: number): void {
+    const at = this.#request(OP_OPENAT, user, 0, 0);
+    this.#sqes[at]! |= SQE_ASYNC;
+    this.#arena.putAddress(this.#sqes, at + SQE_ADDR, path_addr);
+    this.#sqes[at + SQE_OP_FLAGS] = flags;
+  }
+
+  /** Closes a descriptor without holding up the loop. Result: 0. */
+  closeLater(user: number, fd: number): void {
+    const at = this.#request(OP_CLOSE, user, fd, 0);
+    this.#sqes[at]! |= SQE_ASYNC;
   }
 
   fallocate(user: number, fd: number, mode: number, off_bytes: number, len_bytes: number): void {

@@ -1,0 +1,130 @@
+/**
+ * Opens what a device is served by: the NBD server's socket, or a block device of the ublk driver.
+ *
+ * It takes two steps: all that can be refused is refused before the cache device is written to, and the engine comes
+ * after that.
+ *
+ * @module
+ */
+
+import type { Engine } from "../core/engine.ts";
+import { CacheError } from "../core/errors.ts";
+import type { Arena } from "./arena.ts";
+import type { TableConfig } from "./control_protocol.ts";
+import type { Frontend } from "./frontend.ts";
+import { type Entrance, openListeners, removeFile, uriOf } from "./listening.ts";
+import type { Medium } from "./medium.ts";
+import { NbdFrontend } from "./nbd/frontend.ts";
+import type { Export } from "./nbd/handshake.ts";
+import type { NbdTls } from "./nbd/ports.ts";
+import { NbdServer } from "./nbd/server.ts";
+import type { Ring } from "./ring.ts";
+import type { Shell } from "./shell.ts";
+import * as sockets from "./sockets.ts";
+import type { UblkDriver } from "./ublk/driver.ts";
+import { UblkFrontend } from "./ublk/frontend.ts";
+import { clearLeft, openDriver, openTarget } from "./ublk/open.ts";
+import { recordPath, removeRecord } from "./ublk/record.ts";
+import { UringRing } from "./uring.ts";
+
+/** Bytes of arena memory that any front-end needs. */
+export const FRONTEND_ARENA_BYTES = NbdServer.ARENA_BYTES + UblkFrontend.ARENA_BYTES;
+
+/** Where a front-end is opened. */
+export interface FrontendPlace {
+  readonly shell: Shell;
+  readonly config: TableConfig;
+  readonly arena: Arena;
+  readonly ring: Ring;
+  readonly memory: Medium;
+  readonly entrance: Entrance;
+  readonly size_bytes: number;
+  readonly is_rotational: boolean;
+  /** What has to be undone in the end, while the ring is there. */
+  readonly cleanup: DisposableStack;
+  /** The same, for what has to wait until the ring is gone. */
+  readonly late_cleanup: DisposableStack;
+}
+
+/** The first step is done. */
+export interface OpenedFrontend {
+  /** What the user should know. */
+  readonly notes: readonly string[];
+  make(engine: Engine, served: Export): Frontend;
+}
+
+/**
+ * Takes the first step.
+ *
+ * @throws {CacheError} The device cannot be served that way; nothing is left behind.
+ */
+export function openFrontend(place: FrontendPlace): OpenedFrontend {
+  const { shell, arena, ring } = place;
+  if (shell.frontend === "nbd") {
+    clearLeft(arena, ring, shell.home);
+    return openNbd(place, []);
+  }
+  const driver = openDriver(arena, ring);
+  if (typeof driver !== "string") return openUblk(place, driver);
+  if (shell.frontend === "ublk") throw new CacheError(`Failed to start frontend ublk: ${driver}`);
+  return openNbd(place, [`served over NBD, not as a block device: ${driver}`]);
+}
+
+function openNbd(place: FrontendPlace, notes: string[]): OpenedFrontend {
+  const { shell, arena, ring, memory, cleanup, entrance } = place;
+  const listeners = openListeners(shell, entrance, cleanup);
+  const uri = () => uriOf(listeners[0]!, shell.nbd_path, entrance.tls);
+  const removeSocket = () => {
+    if (shell.listen === null) removeFile(shell.nbd_path);
+  };
+  const tls = nbdTls(entrance, place);
+  const parts = { arena, ring, memory, sockets, listeners, tls, uri, removeSocket };
+  return { notes, make: (engine, served) => new NbdFrontend({ ...parts, engine, served }) };
+}
+
+function openUblk(place: FrontendPlace, driver: UblkDriver): OpenedFrontend {
+  const { shell, config, arena, ring, late_cleanup, size_bytes, is_rotational } = place;
+  late_cleanup.use(driver);
+  const { read_only } = config;
+  const { home, recover } = shell;
+  const table = config;
+  const spec = { size_bytes, read_only, is_rotational };
+  const { target, is_recovery } = openTarget(driver, { home, table }, spec, recover);
+  let record_path = recordPath(home);
+  let frontend: UblkFrontend | null = null;
+  late_cleanup.defer(() => {
+    // A device that was live stays with the kernel, to be taken over.
+    if (is_recovery || frontend?.was_live) return;
+    target.close();
+    target.delete();
+    removeRecord(record_path);
+  });
+  const make = (engine: Engine, served: Export) => {
+    if (!(ring instanceof UringRing)) {
+      throw new Error("the ublk driver was opened without io_uring");
+    }
+    frontend = new UblkFrontend({
+      ...{ arena, ring, engine, served, driver, target, is_recovery, home },
+      forget: () => removeRecord(record_path),
+      renamed: () => {
+        const path = recordPath(home);
+        Deno.renameSync(record_path, path);
+        record_path = path;
+      },
+    });
+    return frontend;
+  };
+  return { notes: [], make };
+}
+
+/** What the NBD server has to do with TLS. */
+function nbdTls(
+  { tls }: Entrance,
+  { arena, ring }: Pick<FrontendPlace, "arena" | "ring">,
+): NbdTls | null {
+  if (tls === null) return null;
+  return {
+    is_required: tls.is_required,
+    open: (fd, recv_user, send_user) => tls.open(fd, { arena, ring, recv_user, send_user }),
+  };
+}

@@ -1,0 +1,145 @@
+/**
+ * From a device's configuration to its block device: a new one, or the one that a killed process has left.
+ *
+ * @module
+ */
+
+import { CacheError } from "../../core/errors.ts";
+import type { Arena } from "../arena.ts";
+import { BUSY, type TableConfig } from "../control_protocol.ts";
+import { cString, EBUSY, libc, O_CLOEXEC, O_EXCL, O_NONBLOCK, result } from "../libc.ts";
+import type { Ring } from "../ring.ts";
+import { UringRing } from "../uring.ts";
+import { UblkDriver } from "./driver.ts";
+import { CMD_TRY_STOP_DEV, F_SAFE_STOP_DEV, STATE_LIVE } from "./protocol.ts";
+import { readRecord, recordPath, removeRecord, type UblkRecord, writeRecord } from "./record.ts";
+import {
+  blockPath,
+  deleteDevice,
+  pause,
+  stateOf,
+  Target,
+  type TargetSpec,
+  whyUnusable,
+} from "./target.ts";
+
+const QUIET_TRIES = 250;
+const QUIET_PAUSE_MS = 20;
+
+/** What is known of the device before it is opened. */
+export interface UblkPlace {
+  readonly home: { readonly name: string; readonly run_dir: string };
+  readonly table: TableConfig;
+}
+
+/** The driver, or why there can be no block device here. */
+export function openDriver(arena: Arena, ring: Ring): UblkDriver | string {
+  if (!(ring instanceof UringRing)) return "ublk needs io_uring, which is switched off here";
+  const driver = UblkDriver.open(arena);
+  if (typeof driver === "string") return driver;
+  const why = whyUnusable(driver);
+  if (why === "") return driver;
+  driver[Symbol.dispose]();
+  return why;
+}
+
+/**
+ * Adds a block device, or with `recover` takes over the one that was left.
+ *
+ * @throws {CacheError} It cannot be had; a device that was left stays as it is.
+ */
+export function openTarget(
+  driver: UblkDriver,
+  place: UblkPlace,
+  spec: Omit<TargetSpec, "cookie">,
+  recover: boolean,
+): { target: Target; is_recovery: boolean } {
+  const path = recordPath(place.home);
+  const left = leftDevice(driver, path);
+  if (left !== null && recover) {
+    checkTable(left, place.table);
+    const target = Target.takeOver(driver, left.dev_id, spec);
+    return { target, is_recovery: true };
+  }
+  if (left !== null) giveUp(driver, left, path);
+  const [first, second] = crypto.getRandomValues(new Uint32Array(2));
+  const cookie = [first!, second!] as const;
+  const target = Target.add(driver, { ...spec, cookie });
+  writeRecord(path, { dev_id: target.dev_id, cookie, table: place.table });
+  return { target, is_recovery: false };
+}
+
+/**
+ * Gives up the block device that a killed process has left under a name, if nobody uses it.
+ *
+ * @throws {CacheError} Somebody does.
+ */
+export function clearLeft(
+  arena: Arena,
+  ring: Ring,
+  home: { readonly name: string; readonly run_dir: string },
+): void {
+  const path = recordPath(home);
+  if (readRecord(path) === null) return;
+  const driver = openDriver(arena, ring);
+  if (typeof driver === "string") return;
+  try {
+    const left = leftDevice(driver, path);
+    if (left !== null) giveUp(driver, left, path);
+  } finally {
+    driver[Symbol.dispose]();
+  }
+}
+
+/** The block device that a killed process has left, if it is still there. */
+function leftDevice(driver: UblkDriver, path: string): UblkRecord | null {
+  const record = readRecord(path);
+  if (record === null) return null;
+  if (stateOf(driver, record.dev_id, record.cookie) !== null) return record;
+  removeRecord(path);
+  return null;
+}
+
+/** The data of another cache would appear under a file system that is mounted. */
+function checkTable(left: UblkRecord, table: TableConfig): void {
+  for (const key of ["cache_path", "backing_path", "data_crc", "read_only"] as const) {
+    if (left.table[key] === table[key]) continue;
+    throw new CacheError(
+      `${blockPath(left.dev_id)} was created with ${key} ${left.table[key]}, but the table says ` +
+        `${table[key]}: it is recovered only with the table it was created with`,
+    );
+  }
+}
+
+/** Nobody answers its requests: whoever uses it would wait for ever, or find another device in its place. */
+function giveUp(driver: UblkDriver, left: UblkRecord, path: string): void {
+  const node = blockPath(left.dev_id);
+  if (!isQuiet(driver, left) || isOpen(driver, left)) {
+    throw new CacheError(
+      `${BUSY}: its block device ${node} is in use and waits for a process: ` +
+        "create --recover takes it over",
+    );
+  }
+  deleteDevice(driver, left.dev_id);
+  removeRecord(path);
+}
+
+/** Whether the process that served it has gone; the kernel takes a moment to notice. */
+function isQuiet(driver: UblkDriver, left: UblkRecord): boolean {
+  for (let tries = 0; tries < QUIET_TRIES; tries++) {
+    if (stateOf(driver, left.dev_id, left.cookie) !== STATE_LIVE) return true;
+    pause(QUIET_PAUSE_MS);
+  }
+  return false;
+}
+
+/** Whether somebody has a block device open, or where the kernel cannot say that, has it to himself. */
+function isOpen(driver: UblkDriver, left: UblkRecord): boolean {
+  if (((driver.features ?? 0) & F_SAFE_STOP_DEV) !== 0) {
+    return driver.call(CMD_TRY_STOP_DEV, left.dev_id) === -EBUSY;
+  }
+  const path = blockPath(left.dev_id);
+  const fd = result(libc.open(cString(path), O_EXCL | O_NONBLOCK | O_CLOEXEC, 0));
+  if (fd >= 0) libc.close(fd);
+  return fd === -EBUSY;
+}
