@@ -21,6 +21,7 @@ export interface ValueText {
 export const FLAG_TEXTS: { readonly [N in FlagName]: FlagText } = {
   columns: "Print a report: one line for each device, one column for each field",
   concise: "Print devices in one line, or create those of such a line",
+  data: "Verify the checksum of all data, too",
   deferred: "Remove a device that is in use when its last client goes",
   flush: "Write all dirty data back before the device ends, and show how far that is",
   force: "Replace the table by one that fails all I/O, drop the clients, and remove the device",
@@ -47,7 +48,8 @@ export const FLAG_TEXTS: { readonly [N in FlagName]: FlagText } = {
   verbose: "Say more of what is going on, and show the details of an internal error",
   version: "Print the version, as the verb version does",
   watch: "Print again and again, until interrupted",
-  yes: "Answer questions with yes; there are none",
+  yes:
+    "Answer questions with yes: of format whether what was there may go, of repair whether to write",
 };
 
 /** The texts of the options that take a value. */

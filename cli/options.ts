@@ -15,6 +15,7 @@ import { CommandLineError } from "./failure.ts";
 export const FLAGS = {
   columns: "cC",
   concise: "",
+  data: "",
   deferred: "",
   flush: "",
   force: "f",
@@ -71,7 +72,7 @@ export type ValueName = keyof typeof VALUES;
 /** Name of an option, without its hyphens. */
 export type OptionName = FlagName | ValueName;
 
-/** Options that every verb takes. `--yes` answers questions, and there are none. */
+/** Options that every verb takes. `--yes` answers questions, which only few verbs have. */
 export const COMMON_OPTIONS: readonly OptionName[] = ["help", "verbose", "version", "yes"];
 
 /** The options that were given: flags are true, values are texts, the others are not there. */

@@ -72,6 +72,21 @@ export class ProgressBar {
   }
 }
 
+/** Draws `bar` from the first second on, and a few times a second, however often it is called. */
+export function steady(
+  bar: ProgressBar,
+  screen: ProgressScreen | null,
+): (done_bytes: number, left_bytes: number) => void {
+  if (screen === null) return () => {};
+  let due_ms = screen.now_ms() + screen.first_ms;
+  return (done_bytes, left_bytes) => {
+    const now_ms = screen.now_ms();
+    if (now_ms < due_ms) return;
+    due_ms = now_ms + screen.period_ms;
+    bar.show(done_bytes, left_bytes);
+  };
+}
+
 /** A bar, what is left, the rate and the time that is left; `rate`: so much was done while the bar was there. */
 export function progressText(
   done_bytes: number,

@@ -84,7 +84,7 @@ function fileProblem(error: unknown): string {
 }
 
 /** The kernel prints devices as `major:minor` in its tables, so that is taken as well as a path, or an NBD URI. */
-function devicePath(dev: string): string {
+export function devicePath(dev: string): string {
   if (isNbdUri(dev)) return absoluteUri(parseNbdUri(dev));
   return /^[0-9]+:[0-9]+$/.test(dev) ? `/dev/block/${dev}` : absolutePath(dev);
 }

@@ -262,6 +262,62 @@ export const VERBS: readonly Verb[] = [
     load: () => import("./deps.ts"),
   },
   {
+    name: "check",
+    usage: "<cache_dev> [<backing_dev>] [--data] [--json]",
+    help:
+      "Checks a cache device that is not in use, a line for each finding; status 1 if one of them\n" +
+      "is an error. With the backing device also whether all keys lie on it",
+    min_args: 1,
+    max_args: 2,
+    devices: "none",
+    options: ["data", "json"],
+    load: () => import("./check.ts"),
+  },
+  {
+    name: "dump",
+    usage: "<cache_dev> [--json]",
+    help: "Prints what is on a cache device that is not in use: its structures, ksets and keys",
+    min_args: 1,
+    max_args: 1,
+    devices: "none",
+    options: ["json"],
+    load: () => import("./dump.ts"),
+  },
+  {
+    name: "writeback",
+    usage: "<cache_dev> <backing_dev>",
+    help: "Writes everything that is dirty in a cache that is not in use back, without serving it",
+    min_args: 2,
+    max_args: 2,
+    devices: "none",
+    options: [],
+    load: () => import("./writeback.ts"),
+  },
+  {
+    name: "repair",
+    usage: "<cache_dev> [<backing_dev>] [--json]",
+    help:
+      "Says how a damaged cache that is not in use can be repaired, and what is lost; does it with\n" +
+      "--yes only",
+    min_args: 1,
+    max_args: 2,
+    devices: "none",
+    options: ["json"],
+    load: () => import("./repair.ts"),
+  },
+  {
+    name: "format",
+    usage: "<cache_dev> [<key> <value>...]",
+    help:
+      "Makes a new cache, with data_crc true or false; over what was a cache, or something else,\n" +
+      "with --yes only: its content is lost then",
+    min_args: 1,
+    max_args: Infinity,
+    devices: "none",
+    options: [],
+    load: () => import("./format.ts"),
+  },
+  {
     name: "mknodes",
     usage: "[<device>...]",
     help: "Does nothing: there are no nodes to make",

@@ -143,7 +143,8 @@ const STRETCH = KEY_STRETCH_BYTES;
 const CLEAN = KEY_CLEAN;
 const MOST_GENERATION = MAX_GENERATION;
 
-function keyRefusal(
+/** Why the key at word `at` must be refused in a cached device of `size_bytes`; "": it need not. */
+export function keyRefusal(
   words: Uint32Array,
   at: number,
   cache: OpenedCache,

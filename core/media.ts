@@ -198,7 +198,8 @@ export function prepareCache(memory: Memory, inspection: Inspection): OpenedCach
   return cache;
 }
 
-function checkSize(memory: Memory, geometry: Geometry): void {
+/** Refuses a device that is too small. Throws `CacheError`. */
+export function checkSize(memory: Memory, geometry: Geometry): void {
   const { cache_bytes } = memory;
   if (cache_bytes < geometry.min_cache_bytes || segmentsOn(geometry, cache_bytes) === 0) {
     throw new CacheError(
@@ -209,8 +210,11 @@ function checkSize(memory: Memory, geometry: Geometry): void {
 
 // ---- Superblock and cache info
 
-/** The checked superblock, or undefined if its magic is 0: a device without one. */
-function readSuperblock(memory: Memory, geometry: Geometry): { seg_num: number } | undefined {
+/** The checked superblock, or undefined if its magic is 0: a device without one. Throws `CacheError`. */
+export function readSuperblock(
+  memory: Memory,
+  geometry: Geometry,
+): { seg_num: number } | undefined {
   const bytes = new Uint8Array(SUPERBLOCK_BYTES);
   memory.read(SUPERBLOCK_ADDR, bytes, SUPERBLOCK_BYTES);
   const magic_lo = u32At(bytes, 8);
@@ -248,8 +252,8 @@ function readSuperblock(memory: Memory, geometry: Geometry): { seg_num: number }
   return { seg_num };
 }
 
-/** Checks every field of an initialised cache's info. */
-function checkInfo(info: CacheInfo, seg_num: number, data_crc: boolean): void {
+/** Checks every field of an initialised cache's info. Throws `CacheError`. */
+export function checkInfo(info: CacheInfo, seg_num: number, data_crc: boolean): void {
   const { seg_id, n_segs, flags, gc_percent } = info;
   if (n_segs === 0 || n_segs > seg_num) {
     throw new CacheError(`cache info: n_segs ${n_segs}, but it must be 1..${seg_num}`);
@@ -280,8 +284,8 @@ function checkInfo(info: CacheInfo, seg_num: number, data_crc: boolean): void {
 
 // ---- Chain and tails
 
-/** Follows the chain of cache segments, checking every link. */
-function loadChain(memory: Memory, cache: OpenedCache): void {
+/** Follows the chain of cache segments, checking every link. Throws `CacheError`. */
+export function loadChain(memory: Memory, cache: OpenedCache): void {
   const { n_segs, seg_num } = cache;
   const segment = new SegmentInfo(memory, cache.geometry);
   let device_seg = cache.info.seg_id;
@@ -327,8 +331,8 @@ function checkSegmentFlags(name: string, flags: number): void {
   }
 }
 
-/** Loads a tail and checks that a last kset fits where it points. */
-function loadTail(cache: OpenedCache, tail: PositionSlots): void {
+/** Loads a tail and checks that a last kset fits where it points. Throws `CacheError`. */
+export function loadTail(cache: OpenedCache, tail: PositionSlots): void {
   if (!tail.load()) {
     throw new CacheError(`${tail.name}: input/output error, no valid copy on an initialised cache`);
   }
@@ -431,7 +435,8 @@ function storeTwice(memory: Memory, info: CacheInfo): void {
   }
 }
 
-function writeSuperblock(memory: Memory, seg_num: number): void {
+/** Writes and persists the superblock of a cache on `seg_num` segments; durable after the next barrier. */
+export function writeSuperblock(memory: Memory, seg_num: number): void {
   const bytes = new Uint8Array(SUPERBLOCK_BYTES);
   putU32(bytes, 8, SUPERBLOCK_MAGIC_LO);
   putU32(bytes, 12, SUPERBLOCK_MAGIC_HI);

@@ -362,12 +362,15 @@ export class Generations {
     this.#gens[seg] = gen;
   }
 
-  /** Clears both slots of `seg` and writes generation 0. Only while formatting. */
-  format(seg: number): void {
+  /** Clears both slots of `seg` and writes a generation. Only while a cache is formatted or repaired. */
+  format(seg: number, gen = 0): void {
     const addr = this.#addr(seg);
+    const { bytes } = this.#codec;
     this.#codec.clear(this.#memory, addr);
+    putU32(bytes, HEADER_BYTES, gen % TWO_POW_32);
+    putU32(bytes, HEADER_BYTES + 4, Math.floor(gen / TWO_POW_32));
     this.#codec.write(this.#memory, addr, 1, 1);
-    this.#gens[seg] = 0;
+    this.#gens[seg] = gen;
     this.#seqs[seg] = 1;
     this.#slots[seg] = 1;
   }

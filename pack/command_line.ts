@@ -62,6 +62,9 @@ function optionsOf(verb: Verb): OptionName[] {
 function argsOf({ devices, usage }: Verb): [Offer, Offer, Offer] {
   if (devices === "all") return [DEVICES, DEVICES, DEVICES];
   if (usage.includes("[<target>...]")) return [TARGETS, TARGETS, TARGETS];
+  if (usage.startsWith("<cache_dev>")) {
+    return [FILES, usage.includes("<backing_dev>") ? FILES : NOTHING, NOTHING];
+  }
   const second = usage.includes("<table_file>") ? FILES : NOTHING;
   return [devices === "first" ? DEVICES : NOTHING, second, NOTHING];
 }

@@ -21,6 +21,8 @@ const CASES: [line: string, offered: string[]][] = [
   ["pcache message vol ", []],
   ["pcache create ", []],
   ["pcache create vol -u x ta", ["table one", "table two"]],
+  ["pcache check ta", ["table one", "table two"]],
+  ["pcache writeback /a ta", ["table one", "table two"]],
   ["pcache target-version ", ["pcache"]],
   ["pcache deps -o blk", ["blkdevname"]],
   ["pcache info -c -o maj", ["major"]],

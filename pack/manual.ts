@@ -336,6 +336,16 @@ table=$(pcache table vol) && pcache remove vol && echo "$table" | pcache create 
 .EE
 .in
 .PP
+A cache that nobody uses, perhaps a kernel's: is it whole, and can it be brought back without being served?
+.PP
+.in +4n
+.EX
+pcache check /dev/pmem0 /dev/sdb \-\-data
+pcache repair /dev/pmem0
+pcache writeback /dev/pmem0 /dev/sdb
+.EE
+.in
+.PP
 Everything that goes on, as it was, after a restart of the machine:
 .PP
 .in +4n

@@ -23,7 +23,12 @@ Deno.test("every verb with --json prints the documented keys", async () => {
   const table = `pcache ${rig.file("cache", 512 * MIB)} ${rig.file("backing", 64 * MIB)}`;
   await rig.ok("create", "d", "--table", table);
   await rig.ok("message", "d", "0", "gc_percent", "50"); // an event, for wait
+  const unused = rig.file("unused", 512 * MIB);
+  await rig.ok("format", unused);
   const commands: Record<string, string[]> = {
+    check: ["check", unused],
+    dump: ["dump", unused],
+    repair: ["repair", unused],
     "info -c": ["info", "-c"],
     splitname: ["splitname", "a-b"],
     wait: ["wait", "d"],

@@ -31,8 +31,9 @@ import { SEGMENT_BYTES } from "./script.ts";
 
 const SECTOR = 512;
 const SEGMENTS = 6;
-const DEVICE_BYTES = 32 * SECTOR;
-const GEOMETRY = { segment_bytes: SEGMENT_BYTES, min_cache_bytes: 0 };
+/** Size of the cached device. */
+export const DEVICE_BYTES = 32 * SECTOR;
+export const GEOMETRY = { segment_bytes: SEGMENT_BYTES, min_cache_bytes: 0 };
 const LIMITS = { requests: 8, pieces: 128, staged_keys: 128, batch_ksets: 4 };
 /** An image needs no more turns than this to be read out; more would be a loop. */
 const MOST_TURNS = 2000;
@@ -121,29 +122,48 @@ export interface ForgedCounts {
   opened: number;
 }
 
-/** Opens `count` forged images. Throws `Violation` for one that is neither refused nor used in bounds. */
-export function openForged(random: Random, count: number, until: () => boolean): ForgedCounts {
-  const counts: ForgedCounts = { forged: 0, opened: 0 };
+/** An image with forged fields, until the next one is asked for. */
+export interface ForgedImage {
+  readonly memory: SimMemory;
+  /** What the cache was made with. */
+  readonly data_crc: boolean;
+  /** What was forged. */
+  readonly changed: string;
+}
+
+/** Forged images without end, all in one memory. */
+export function* forgedImages(random: Random): Generator<ForgedImage> {
   const memory = new SimMemory({
     cache_bytes: SEGMENTS_ADDR + SEGMENTS * SEGMENT_BYTES,
     buffer_bytes: 16 * 1024,
     barrier_is_cheap: true,
   });
   let origin = newOrigin(random, true);
-  for (; counts.forged < count && !until(); counts.forged++) {
-    if (counts.forged % 500 === 0) {
+  memory.cache.set(origin.bytes);
+  for (let forged = 0;; forged++) {
+    if (forged % 500 === 0) {
       origin = newOrigin(random, random.chance(0.5));
       memory.cache.set(origin.bytes);
     }
     const changed = forge(memory, origin, random);
+    yield { memory, data_crc: origin.data_crc, changed };
+    memory.cache.set(origin.bytes);
+  }
+}
+
+/** Opens `count` forged images. Throws `Violation` for one that is neither refused nor used in bounds. */
+export function openForged(random: Random, count: number, until: () => boolean): ForgedCounts {
+  const counts: ForgedCounts = { forged: 0, opened: 0 };
+  const images = forgedImages(random);
+  for (; counts.forged < count && !until(); counts.forged++) {
+    const { memory, data_crc, changed } = images.next().value;
     const what = `forged image ${counts.forged} of seed ${random.seed}`;
     try {
-      if (guard("outside", () => use(memory, origin.data_crc, random))) counts.opened++;
+      if (guard("outside", () => use(memory, data_crc, random))) counts.opened++;
     } catch (error) {
       if (!(error instanceof Violation)) throw error;
       throw new Violation(error.check, `${what}, ${changed}: ${error.message}`, { cause: error });
     }
-    memory.cache.set(origin.bytes);
   }
   return counts;
 }

@@ -1,0 +1,146 @@
+import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
+import { type KeyFields, LogBuilder, SMALL_GEOMETRY } from "../tests/log_builder.ts";
+import { SimMemory } from "../tests/sim_memory.ts";
+import { checkCache } from "./check.ts";
+import { CacheError } from "./errors.ts";
+import { DIRTY_TAIL_ADDR, KEY_TAIL_ADDR, putU32, SEGMENTS_ADDR } from "./format.ts";
+import { readLog } from "./log_keys.ts";
+import { planRepair } from "./repair.ts";
+
+const OPTIONS = { geometry: SMALL_GEOMETRY, size_bytes: 1 << 20 };
+
+function key(sector: number, fields: Partial<KeyFields> = {}): KeyFields {
+  return { off: sector * 512, len: 512, seg: 3, seg_off: sector * 512, ...fields };
+}
+
+/** Applies the repair, and returns what the log says then: the offset of each key that means something. */
+function repaired({ memory }: LogBuilder): { keys: number[]; repairs: string; losses: string } {
+  const before = memory.cache.slice();
+  const { repairs, losses, overlay } = planRepair(memory, OPTIONS);
+  assertEquals(memory.cache, before, "a plan writes nothing");
+  overlay.apply();
+  const { cache, findings } = checkCache(memory, OPTIONS);
+  assertEquals(findings.list, []);
+  const keys = [...readLog(cache!, memory)].flatMap((kset) => kset.keys)
+    .filter(({ dead }) => !dead).map(({ off }) => off / 512);
+  return { keys, repairs: repairs.join("\n"), losses: losses.join("\n") };
+}
+
+function errorsOf({ memory }: LogBuilder): string {
+  return checkCache(memory, OPTIONS).findings.list.map(({ text }) => text).join("\n");
+}
+
+function refusalOf(builder: LogBuilder): string {
+  const { message } = assertThrows(() => planRepair(builder.memory, OPTIONS), CacheError);
+  return message;
+}
+
+Deno.test("a key that must be refused goes, and the others of its kset stay", () => {
+  const builder = new LogBuilder({ segments: 6 });
+  builder.kset([key(1), key(2, { len: 100 }), key(3)]);
+  builder.kset([key(4)]);
+  assertStringIncludes(errorsOf(builder), "key 1 of the kset at 0:0: range 1024+100");
+  const { keys, repairs, losses } = repaired(builder);
+  assertEquals(keys, [1, 3, 4]);
+  assertStringIncludes(repairs, "key 1 of the kset at 0:0");
+  assertStringIncludes(losses, "bytes 1024+100");
+});
+
+Deno.test("keys that name a segment of the log go, also when the log comes there later", () => {
+  const builder = new LogBuilder({ segments: 6 });
+  builder.kset([key(1), key(2, { seg: 5 })]);
+  builder.last(5);
+  builder.kset([key(3), key(4, { seg: 0 })]);
+  assertStringIncludes(errorsOf(builder), "segment 5: holds the log, but 1 keys name it as data");
+  const { keys, losses } = repaired(builder);
+  assertEquals(keys, [1, 3]);
+  assertEquals(losses.split("\n").length, 2);
+});
+
+Deno.test("a last kset that leads back into the log ends it", () => {
+  const builder = new LogBuilder({ segments: 6 });
+  builder.kset([key(1)]);
+  builder.last(0);
+  assertStringIncludes(errorsOf(builder), "the log was there already");
+  assertEquals(repaired(builder).keys, [1]);
+});
+
+Deno.test("a last kset that is broken leads where it says, or to the only segment that has a log", () => {
+  for (const forged_next of [4, 3]) {
+    const builder = new LogBuilder({ segments: 6 });
+    builder.kset([key(1, { seg: 2 })]);
+    const last = builder.last(4);
+    builder.kset([key(2, { seg: 2 })]);
+    const addr = builder.cache.dataAddr(last.seg, last.off);
+    putU32(builder.memory.bytes, addr + 4, forged_next);
+    builder.memory.bytes[addr] = builder.memory.bytes[addr]! ^ 1;
+    assertStringIncludes(errorsOf(builder), "the log goes on in another segment, which is lost");
+    const { keys, repairs } = repaired(builder);
+    assertEquals(keys, [1, 2]);
+    assertStringIncludes(repairs, "the log goes on in segment 4");
+  }
+});
+
+Deno.test("a log that breaks before the dirty tail starts at the dirty tail: nothing dirty is lost", () => {
+  const builder = new LogBuilder({ segments: 6 });
+  const first = builder.kset([key(1), key(2)]);
+  builder.kset([key(3)]);
+  const dirty = builder.kset([key(4)]);
+  builder.kset([key(5)]);
+  builder.cache.dirty_tail.store(dirty.seg, dirty.off);
+  builder.memory.bytes.fill(
+    0,
+    builder.cache.dataAddr(first.seg, first.off) + 60,
+    builder.cache.dataAddr(0, dirty.off),
+  );
+  const { keys, repairs, losses } = repaired(builder);
+  assertEquals([keys, losses], [[4, 5], ""]);
+  assertStringIncludes(repairs, `key tail: 0:${dirty.off}, as the dirty tail`);
+});
+
+Deno.test("without checksums no key of a broken kset is believed; with them those whose data is right", () => {
+  for (const data_crc of [false, true]) {
+    const builder = new LogBuilder({ segments: 6, data_crc });
+    for (let i = 0; i < 4; i++) builder.putData(3, i * 512, new Uint8Array(512).fill(i + 1));
+    const broken = builder.kset([key(0), key(1), key(2)]);
+    builder.kset([key(3)]);
+    const addr = builder.cache.dataAddr(broken.seg, broken.off) + 24 + 40;
+    builder.memory.bytes[addr + 32] = builder.memory.bytes[addr + 32]! ^ 1; // the second key's data_crc
+    const { keys, losses } = repaired(builder);
+    assertEquals(keys, data_crc ? [0, 2, 3] : [3]);
+    assertEquals(losses.split("\n").length, data_crc ? 1 : 3);
+  }
+});
+
+Deno.test("ksets of an earlier use of the segment are never taken for the log's", () => {
+  const builder = new LogBuilder({ segments: 6 });
+  for (let i = 0; i < 4; i++) builder.kset([key(i)]);
+  // The segment is used again: one new kset, torn, and the end mark that was stored before it.
+  const torn_addr = builder.cache.dataAddr(0, 0);
+  builder.memory.bytes.fill(0x11, torn_addr, torn_addr + 4);
+  builder.memory.bytes.fill(0, torn_addr + 64, torn_addr + 88);
+  assertStringIncludes(errorsOf(builder), "torn or damaged; nothing follows it");
+  assertEquals(repaired(builder).keys, []);
+});
+
+Deno.test("what cannot be told is not guessed", () => {
+  const no_tails = new LogBuilder({ segments: 6 });
+  no_tails.kset([key(1)]);
+  no_tails.seg = 4;
+  no_tails.off = 0;
+  no_tails.kset([key(2)]);
+  no_tails.memory.bytes.fill(0, KEY_TAIL_ADDR, DIRTY_TAIL_ADDR + 32);
+  assertStringIncludes(refusalOf(no_tails), "the log may begin in any of the segments 0, 4");
+
+  const short = new LogBuilder({ segments: 6 });
+  const cut = new SimMemory({ cache_bytes: SEGMENTS_ADDR + 5 * SMALL_GEOMETRY.segment_bytes });
+  cut.cache.set(short.memory.cache.subarray(0, cut.cache_bytes));
+  const { message } = assertThrows(() => planRepair(cut, OPTIONS), CacheError);
+  assertStringIncludes(message, "the cache has 6 segments, but the device holds 5");
+
+  const nothing = new SimMemory({ cache_bytes: cut.cache_bytes });
+  assertStringIncludes(
+    assertThrows(() => planRepair(nothing, OPTIONS), CacheError).message,
+    "there is no cache on this device",
+  );
+});

@@ -1,0 +1,151 @@
+/**
+ * A cache in a loop of its own, that is served to nobody: for tools, and for programs that use pcache as a library.
+ *
+ * A turn hands what has ended to the engine, lets it do all that it can, and sleeps no longer than it is told to.
+ *
+ * @module
+ */
+
+import { Engine } from "../core/engine.ts";
+import { CacheError } from "../core/errors.ts";
+import { SECTOR_BYTES } from "../core/format.ts";
+import { measureLog } from "../core/log_length.ts";
+import { inspectCache, type Inspection, prepareCache } from "../core/media.ts";
+import type { Memory } from "../core/platform.ts";
+import { CacheInfo } from "../core/slots.ts";
+import { Arena } from "./arena.ts";
+import type { LoopBacking } from "./backing.ts";
+import { closeDevice, openDevice } from "./files.ts";
+import { Medium } from "./medium.ts";
+import { openBacking } from "./open_backing.ts";
+import { openRing, type Ring } from "./ring.ts";
+import { INDEX_MASK, KIND_BACKING, KIND_BARRIER, KIND_SHIFT, tokenOf } from "./tokens.ts";
+
+/** Transfer buffers: twice the longest request, so that requests of every length can be served. */
+const BUFFER_BYTES = 64 * 1024 * 1024;
+/** What the ring and the backing device take of the arena, generously: it costs nothing until it is touched. */
+const IO_BYTES = 16 * 1024 * 1024;
+const RING_ENTRIES = 256;
+
+/** What is opened. */
+export interface LocalConfig {
+  readonly cache_path: string;
+  /** A path or an NBD URI. */
+  readonly backing_path: string;
+  /** What a new cache gets; null: only a cache that is there is opened, with the setting that it has. */
+  readonly data_crc: boolean | null;
+  /** Told how far the reading of the log is. */
+  readonly onRead?: (done_bytes: number, left_bytes: number) => void;
+}
+
+/** An open cache. */
+export class LocalCache implements Disposable {
+  readonly engine: Engine;
+  readonly backing: LoopBacking;
+  readonly arena: Arena;
+  readonly #ring: Ring;
+  readonly #cleanup: DisposableStack;
+
+  /** Opens both devices. Throws `CacheError` when that cannot be: neither was changed then. */
+  constructor(config: LocalConfig) {
+    using cleanup = new DisposableStack();
+    const cache_file = openDevice("cache", config.cache_path);
+    cleanup.defer(() => closeDevice(cache_file));
+    this.arena = new Arena({
+      cache_bytes: cache_file.size_bytes,
+      buffer_bytes: BUFFER_BYTES,
+      io_bytes: IO_BYTES,
+    });
+    cleanup.defer(() => this.arena.close());
+    this.#ring = openRing(this.arena, RING_ENTRIES);
+    cleanup.defer(() => this.#ring.close());
+    const memory = new Medium(this.arena, cache_file, this.#ring, tokenOf(KIND_BARRIER));
+    const { device } = openBacking(
+      config.backing_path,
+      (bytes) => wholeSectors(config.backing_path, bytes),
+      { arena: this.arena, ring: this.#ring, user_kind: KIND_BACKING, cache_file, cleanup },
+    );
+    this.backing = device;
+    const inspection = inspect(memory, config);
+    memory.allocate();
+    const cache = prepareCache(memory, inspection);
+    const log_bytes = measureLog(cache, memory);
+    this.engine = Engine.open({
+      memory,
+      backing: device,
+      cache,
+      now_ms: performance.now(),
+      onRead: (done_bytes) => config.onRead?.(done_bytes, Math.max(0, log_bytes - done_bytes)),
+    });
+    this.#cleanup = cleanup.move();
+  }
+
+  /** One turn, which sleeps for `most_ms` at most; 0: not at all. */
+  turn(most_ms: number): void {
+    const before_ms = performance.now();
+    const sleep_ms = Math.min(
+      most_ms,
+      this.engine.nextTimerMs(before_ms),
+      this.backing.nextTimerMs(before_ms),
+    );
+    this.#ring.wait(sleep_ms);
+    const now_ms = performance.now();
+    this.engine.tick(now_ms);
+    while (this.#ring.next()) this.#handle(this.#ring.user, this.#ring.result);
+    do this.engine.pump(now_ms); while (this.backing.turn(now_ms, this.engine));
+  }
+
+  /** How long `turn` may sleep if nothing ends. */
+  nextTimerMs(): number {
+    const now_ms = performance.now();
+    return Math.min(this.engine.nextTimerMs(now_ms), this.backing.nextTimerMs(now_ms));
+  }
+
+  #handle(user: number, result: number): void {
+    if (user >>> KIND_SHIFT === KIND_BACKING) {
+      this.backing.handle(user & INDEX_MASK, result, this.engine);
+    } else this.engine.barrierDone(result < 0 ? -result : 0);
+  }
+
+  /** Commits the log and brings everything to rest; nothing dirty is written back for it. */
+  close(): void {
+    this.engine.close();
+    this.backing.stopWaiting(performance.now());
+    this.engine.pump(performance.now());
+    while (!this.engine.isClosed()) this.turn(CLOSE_LOOK_MS);
+  }
+
+  /** Lets go of both devices, as a kill would: what was flushed is safe. */
+  [Symbol.dispose](): void {
+    this.#cleanup.dispose();
+  }
+}
+
+/** How often a close is looked at while nothing else happens. */
+const CLOSE_LOOK_MS = 50;
+
+function wholeSectors(path: string, bytes: number): number {
+  const sectors = Math.floor(bytes / SECTOR_BYTES);
+  if (sectors > 0) return sectors;
+  throw new CacheError(
+    `Error opening backing device: ${path} holds ${bytes} bytes, at least ${SECTOR_BYTES} are wanted`,
+  );
+}
+
+function inspect(memory: Memory, { cache_path, data_crc }: LocalConfig): Inspection {
+  try {
+    if (data_crc !== null) return inspectCache(memory, { data_crc });
+    return inspectStored(memory);
+  } catch (error) {
+    if (!(error instanceof CacheError)) throw error;
+    throw new CacheError(`Failed to start cache dev: ${cache_path}: ${error.message}`);
+  }
+}
+
+/** As `inspectCache`, for a cache that must be there, whatever its data_crc setting. Throws `CacheError`. */
+export function inspectStored(memory: Memory): Inspection {
+  const info = new CacheInfo(memory);
+  const inspection = inspectCache(memory, { data_crc: info.load() && info.data_crc });
+  if (!inspection.fresh) return inspection;
+  throw new CacheError("no cache is on this device, create or format make one");
+}
