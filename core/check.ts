@@ -443,10 +443,8 @@ export function isEndMark(bytes: Uint8Array): boolean {
 export function nextKset(bytes: Uint8Array): number {
   if (isTornHeader(bytes) || isLastKset(bytes)) return -1;
   const claimed = ksetKeyNum(bytes, 0);
-  if (0 < claimed && claimed <= KSET_MAX_KEYS) {
-    if (isKset(bytes, ksetBytes(claimed))) return ksetBytes(claimed);
-    if (isEndMark(bytes.subarray(ksetBytes(claimed)))) return -1;
-  }
+  const is_possible = 0 < claimed && claimed <= KSET_MAX_KEYS;
+  if (is_possible && isKset(bytes, ksetBytes(claimed))) return ksetBytes(claimed);
   for (let keys = 1; keys <= KSET_MAX_KEYS; keys++) {
     const end = ksetBytes(keys);
     if (isKset(bytes, end)) return end;

@@ -1,9 +1,8 @@
 /**
  * Repairs the log of a cache whose other structures are whole.
  *
- * A kset that is broken, with others behind it, is stored again, as long as it was: keys that can be trusted stand in it as they did, and dead
- * keys take the places of the others. A key of a broken kset can be trusted when its fields are possible and its data has the checksum that it
- * names, so only with data_crc. A key of a whole kset that must be refused is replaced likewise.
+ * A kset that is broken, with others behind it, is stored again, as long as it was: keys that are proven (`kset_mending.ts`) stand in it as they
+ * did, and dead keys take the places of the others. A key of a whole kset that must be refused is replaced likewise.
  *
  * Where nothing shows how the log goes on, it ends; a broken part before the dirty tail is left out, since its data is on the backing device.
  *
@@ -47,6 +46,7 @@ import {
   segmentAddr,
 } from "./format.ts";
 import { keyRefusal, LOG_END, LOG_KEYS, LOG_LAST, LogReader } from "./log_reader.ts";
+import { mendKset } from "./kset_mending.ts";
 import type { OpenedCache } from "./media.ts";
 import type { Memory } from "./platform.ts";
 
@@ -275,26 +275,32 @@ export class LogRepair {
   /** A broken kset of `key_num` keys, with another one behind it. */
   #lookAtBroken(bytes: Uint8Array, key_num: number): void {
     const { seg, off, position } = this.#reader;
-    const words = new Uint32Array(bytes.slice(0, ksetBytes(key_num)).buffer);
-    const keys: (Uint32Array | null)[] = [];
-    for (let i = 0; i < key_num; i++) {
-      const at = KSET_HEADER_WORDS + i * KEY_WORDS;
-      const is_proven = this.#isProven(words, at);
-      keys.push(is_proven ? words.slice(at, at + KEY_WORDS) : null);
-      if (is_proven) this.#noteKey(words, at);
-      else this.#lose(words, at);
-    }
-    this.#patches.push({ seg, off, keys });
-    const kept = keys.filter((key) => key !== null).length;
-    this.repairs.push(
-      `kset at ${position}: torn or damaged: ${kept} of its ${key_num} keys are proven by their data's ` +
-        "checksums, the others go",
+    const isDataRight = (words: Uint32Array, at: number) => this.#isDataRight(words, at);
+    const { fault, words, is_proven } = mendKset(
+      bytes,
+      key_num,
+      this.#cache.data_crc ? isDataRight : null,
     );
+    const keys = is_proven.map((is_proven, i) => {
+      const at = KSET_HEADER_WORDS + i * KEY_WORDS;
+      // A bit that was flipped back may have been one of a forged kset.
+      if (!is_proven || keyRefusal(words, at, this.#cache, this.#size_bytes) !== "") {
+        this.#lose(words, at);
+        return null;
+      }
+      this.#noteKey(words, at);
+      return words.slice(at, at + KEY_WORDS);
+    });
+    this.#patches.push({ seg, off, keys });
+    const gone = keys.filter((key) => key === null).length;
+    const rest = gone === 0
+      ? "put right"
+      : `${gone} of its ${key_num} keys go, nothing proves them`;
+    this.repairs.push(`kset at ${position}: ${fault}: ${rest}`);
   }
 
-  /** Whether a key of a broken kset is what it was: its data says so. */
-  #isProven(words: Uint32Array, at: number): boolean {
-    if (!this.#cache.data_crc) return false;
+  /** Whether a key of a broken kset is possible, and its data has the checksum that it names. */
+  #isDataRight(words: Uint32Array, at: number): boolean {
     if (keyRefusal(words, at, this.#cache, this.#size_bytes) !== "") return false;
     const seg = keySeg(words, at);
     if (keyGen(words, at) !== this.#cache.generations.get(seg)) return false;

@@ -3,7 +3,14 @@ import { type KeyFields, LogBuilder, SMALL_GEOMETRY } from "../tests/log_builder
 import { SimMemory } from "../tests/sim_memory.ts";
 import { checkCache } from "./check.ts";
 import { CacheError } from "./errors.ts";
-import { DIRTY_TAIL_ADDR, KEY_TAIL_ADDR, putU32, SEGMENTS_ADDR } from "./format.ts";
+import {
+  DIRTY_TAIL_ADDR,
+  KEY_TAIL_ADDR,
+  KSET_HEADER_BYTES,
+  ksetBytes,
+  putU32,
+  SEGMENTS_ADDR,
+} from "./format.ts";
 import { readLog } from "./log_keys.ts";
 import { planRepair } from "./repair.ts";
 
@@ -98,18 +105,61 @@ Deno.test("a log that breaks before the dirty tail starts at the dirty tail: not
   assertStringIncludes(repairs, `key tail: 0:${dirty.off}, as the dirty tail`);
 });
 
-Deno.test("without checksums no key of a broken kset is believed; with them those whose data is right", () => {
+/** A log whose first kset has four keys, with data; `damage` is given it as it stands on the device. */
+function withDamagedKset(data_crc: boolean, damage: (kset: Uint8Array) => void): LogBuilder {
+  const builder = new LogBuilder({ segments: 6, data_crc });
+  for (let i = 0; i < 5; i++) builder.putData(3, i * 512, new Uint8Array(512).fill(i + 1));
+  const { seg, off } = builder.kset([key(0), key(1), key(2), key(3)]);
+  builder.kset([key(4)]);
+  const addr = builder.cache.dataAddr(seg, off);
+  damage(builder.memory.bytes.subarray(addr, addr + ksetBytes(4)));
+  return builder;
+}
+
+Deno.test("every single flipped bit of a kset is put right, with and without checksums of data", () => {
   for (const data_crc of [false, true]) {
-    const builder = new LogBuilder({ segments: 6, data_crc });
-    for (let i = 0; i < 4; i++) builder.putData(3, i * 512, new Uint8Array(512).fill(i + 1));
-    const broken = builder.kset([key(0), key(1), key(2)]);
-    builder.kset([key(3)]);
-    const addr = builder.cache.dataAddr(broken.seg, broken.off) + 24 + 40;
-    builder.memory.bytes[addr + 32] = builder.memory.bytes[addr + 32]! ^ 1; // the second key's data_crc
-    const { keys, losses } = repaired(builder);
-    assertEquals(keys, data_crc ? [0, 2, 3] : [3]);
-    assertEquals(losses.split("\n").length, data_crc ? 1 : 3);
+    for (let byte = 0; byte < ksetBytes(4); byte++) {
+      if (16 <= byte && byte < 24) continue; // a kset's flags say how it is to be read
+      const builder = withDamagedKset(
+        data_crc,
+        (kset) => kset[byte] = kset[byte]! ^ (1 << byte % 8),
+      );
+      const { keys, losses } = repaired(builder);
+      assertEquals([keys, losses], [[0, 1, 2, 3, 4], ""], `byte ${byte}`);
+    }
   }
+});
+
+Deno.test("of a kset with more damage, keys before a stretch that their data shows, and behind the next one", () => {
+  const KEYS = KSET_HEADER_BYTES;
+  const cases: [what: string, from: number, to: number, with_crc: number[]][] = [
+    ["the second key", KEYS + 40, KEYS + 80, [0, 3, 4]],
+    // What is left of the third key is impossible, so the stretch may reach into the fourth one.
+    ["the second key's end, and the third one's offset", KEYS + 72, KEYS + 84, [0, 4]],
+    ["magic, flags and the first key's offset", 8, KEYS + 5, [2, 3, 4]],
+  ];
+  for (const [what, from, to, with_crc] of cases) {
+    const damage = (kset: Uint8Array) => {
+      for (let at = from; at < to; at++) kset[at] = kset[at]! ^ (at % 2 === 0 ? 0x3a : 0x41);
+    };
+    const { keys, losses } = repaired(withDamagedKset(true, damage));
+    assertEquals(keys, with_crc, what);
+    assertEquals(losses.split("\n").length, 5 - with_crc.length);
+    assertEquals(repaired(withDamagedKset(false, damage)).keys, [4], `${what}, without data_crc`);
+  }
+});
+
+Deno.test("a kset damaged in two places, or where no data shows it, is not trusted at all", () => {
+  const possible = withDamagedKset(true, (kset) => {
+    const at = KSET_HEADER_BYTES + 40 + 1;
+    kset[at] = kset[at]! ^ 0x62;
+  });
+  assertEquals(repaired(possible).keys, [4]);
+  const { keys } = repaired(withDamagedKset(true, (kset) => {
+    kset.fill(0xff, KSET_HEADER_BYTES + 8, KSET_HEADER_BYTES + 12);
+    kset.fill(0xff, KSET_HEADER_BYTES + 88, KSET_HEADER_BYTES + 92);
+  }));
+  assertEquals(keys, [4]);
 });
 
 Deno.test("ksets of an earlier use of the segment are never taken for the log's", () => {

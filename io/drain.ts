@@ -49,8 +49,9 @@ export function drain(
   const dirty_bytes = engine.counters.dirty_bytes;
   const removal = new Removal({
     engine,
-    clientCount: () => 0,
+    isInUse: () => false,
     admit: () => {},
+    stop: () => "gone",
     backingTrouble: () => backing.trouble,
   });
   removal.ask(0, { flush: true, force: false }, performance.now());

@@ -191,31 +191,44 @@ export const DAMAGES: readonly Damage[] = [
 ];
 
 /** Damages to a log that has several ksets. */
-export function logDamages(data_crc: boolean): Damage[] {
-  const found = ["error", "with a kset that is torn or damaged; "] as const;
-  const damage = (what: string, at: number, keys_lost: boolean): Damage => ({
+export const LOG_DAMAGES: readonly Damage[] = [
+  ...([
+    ["a flipped bit in its checksum", 1],
+    ["a flipped bit in its number of keys", 4],
+    ["a flipped bit in its magic", 9],
+    ["a flipped bit in a key's offset", KSET_HEADER_BYTES + 2],
+    ["a flipped bit in a key's checksum", KSET_HEADER_BYTES + 32],
+  ] as const).map(([what, at]): Damage => ({
     what: `a kset in the middle with ${what}`,
     act: (memory, { middleKset }) => flip(memory, middleKset.addr + at),
-    found,
-    repaired: data_crc && !keys_lost ? "whole" : "lost",
-  });
-  return [
-    damage("a flipped bit in its checksum", 1, false),
-    damage("a flipped bit in its number of keys", 4, false),
-    damage("a flipped bit in its magic", 9, false),
-    damage("a flipped bit in a key's offset", KSET_HEADER_BYTES + 2, true),
-    damage("a flipped bit in a key's checksum", KSET_HEADER_BYTES + 32, true),
-    {
-      what: "a kset whose last key is overwritten",
-      act: (memory, { middleKset: { addr, keys } }) => {
-        const last = addr + KSET_HEADER_BYTES + (keys - 1) * KEY_BYTES;
-        memory.bytes.fill(0xff, last, last + KEY_BYTES);
-      },
-      found,
-      repaired: "lost",
+    found: ["error", "with a kset that is torn or damaged; "],
+    repaired: "whole",
+  })),
+  {
+    what: "a kset with an overwritten magic",
+    act: (memory, { middleKset: { addr } }) => memory.bytes.fill(0x5a, addr + 8, addr + 16),
+    found: ["error", "with a kset that is torn or damaged; "],
+    repaired: "whole",
+  },
+  {
+    what: "a kset whose last key is overwritten",
+    act: (memory, { middleKset: { addr, keys } }) => {
+      const last = addr + KSET_HEADER_BYTES + (keys - 1) * KEY_BYTES;
+      memory.bytes.fill(0xff, last, last + KEY_BYTES);
     },
-  ];
-}
+    found: ["error", "with a kset that is torn or damaged; "],
+    repaired: "lost",
+  },
+  {
+    what: "a kset with a key whose offset is overwritten, which its data does not show",
+    act: (memory, { middleKset: { addr } }) => {
+      const off_addr = addr + KSET_HEADER_BYTES + KEY_BYTES;
+      memory.bytes[off_addr + 1] = memory.bytes[off_addr + 1]! ^ 0x62;
+    },
+    found: ["error", "with a kset that is torn or damaged; "],
+    repaired: "lost",
+  },
+];
 
 /** Damages to a log that goes on in another segment. */
 export const CHAIN_DAMAGES: readonly Damage[] = [

@@ -10,7 +10,7 @@ import { checkCache } from "../core/check.ts";
 import { checkData } from "../core/check_data.ts";
 import { KEY_BYTES, keyLen, keyOff, keySeg, keySegOff, KSET_HEADER_BYTES } from "../core/format.ts";
 import { planRepair } from "../core/repair.ts";
-import { Anatomy, CHAIN_DAMAGES, type Damage, DAMAGES, logDamages } from "./damage.ts";
+import { Anatomy, CHAIN_DAMAGES, type Damage, DAMAGES, LOG_DAMAGES } from "./damage.ts";
 import {
   type Expected,
   fillRuns,
@@ -139,8 +139,8 @@ async function examine(patient: Patient, damage: Damage): Promise<void> {
 
 /** What is done to which image: one with checksums, one without, and one whose segments were used many times and whose log goes on. */
 const TREATMENTS: { readonly [N in KernelCase]?: readonly Damage[] } = {
-  "k2-dirty": [...DAMAGES, ...logDamages(true)],
-  "k3-nocrc": logDamages(false).slice(-3),
+  "k2-dirty": [...DAMAGES, ...LOG_DAMAGES],
+  "k3-nocrc": LOG_DAMAGES.slice(-3),
   "k4-gc": [...CHAIN_DAMAGES, ...DAMAGES.filter(({ what }) => what.includes("generations"))],
 };
 

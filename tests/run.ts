@@ -24,6 +24,7 @@ const LONG_FILES = [
   "tests/big_test.ts",
   "tests/restart_test.ts",
   "tests/session_test.ts",
+  "tests/damaged_kernel_test.ts",
   "tests/backing_test.ts",
 ];
 
