@@ -35,10 +35,12 @@ const BASE = 0x7f00_ffff_f000;
 
 export class FakeArena implements NbdArena {
   readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly view: DataView;
   #next: number;
   /** The first `engine_bytes` belong to the engine. */
   constructor(engine_bytes: number, io_bytes: number) {
     this.bytes = new Uint8Array(engine_bytes + io_bytes);
+    this.view = new DataView(this.bytes.buffer);
     this.#next = engine_bytes;
   }
   alloc(len_bytes: number, align_bytes: number): number {
@@ -59,7 +61,7 @@ export class FakeArena implements NbdArena {
   }
   /** The address that two words name. */
   addressAt(addr: number): number {
-    const view = new DataView(this.bytes.buffer);
+    const { view } = this;
     return this.relative(view.getUint32(addr, true) + view.getUint32(addr + 4, true) * 2 ** 32);
   }
   /** The address in the arena of an absolute one, checked to lie inside. */
@@ -87,9 +89,18 @@ export class ByteQueue {
     this.#to += bytes.length;
   }
   take(count: number): Uint8Array {
+    const taken = this.peek(count).slice();
+    this.#from += count;
+    return taken;
+  }
+  /** The next bytes, without taking them; valid until something is added. */
+  peek(count: number): Uint8Array {
+    assert(count <= this.length, `${this.length} bytes there, ${count} wanted`);
+    return this.#bytes.subarray(this.#from, this.#from + count);
+  }
+  drop(count: number): void {
     assert(count <= this.length, `${this.length} bytes there, ${count} wanted`);
     this.#from += count;
-    return this.#bytes.slice(this.#from - count, this.#from);
   }
 }
 
@@ -134,7 +145,9 @@ export class FakeRing implements NbdRing, NbdSockets {
   chop_bytes = 0;
   readonly #arena: FakeArena;
   readonly #random: Random;
-  #operations: Operation[] = [];
+  readonly #operations: Operation[] = [];
+  /** Places of those that can end. */
+  readonly #ready: number[] = [];
   #next_fd = 100;
   user = 0;
   result = 0;
@@ -179,9 +192,11 @@ export class FakeRing implements NbdRing, NbdSockets {
 
   #add(operation: Operation): void {
     assert(!this.sockets.get(operation.fd)!.closed, "operation on a closed socket");
-    const same = this.#operations.filter((o) => o.fd === operation.fd);
     const sends = operation.kind === "sendmsg";
-    assert(!same.some((o) => (o.kind === "sendmsg") === sends), "two of a kind on one socket");
+    for (const o of this.#operations) {
+      const is_same = o.fd === operation.fd && (o.kind === "sendmsg") === sends;
+      assert(!is_same, "two of a kind on one socket");
+    }
     this.#operations.push(operation);
   }
 
@@ -199,10 +214,16 @@ export class FakeRing implements NbdRing, NbdSockets {
 
   /** Ends one operation that can end, chosen at random; false when there is none. */
   next(): boolean {
-    const ready = this.#operations.filter((o) => this.#isReady(o));
-    if (ready.length === 0) return false;
-    const operation = ready[this.#random.next(ready.length)]!;
-    this.#operations = this.#operations.filter((o) => o !== operation);
+    const ready = this.#ready;
+    let count = 0;
+    for (let i = 0; i < this.#operations.length; i++) {
+      if (this.#isReady(this.#operations[i]!)) ready[count++] = i;
+    }
+    if (count === 0) return false;
+    const at = ready[this.#random.next(count)]!;
+    const operation = this.#operations[at]!;
+    this.#operations[at] = this.#operations.at(-1)!;
+    this.#operations.pop();
     this.user = operation.user;
     this.result = this.#perform(operation);
     return true;
@@ -232,7 +253,8 @@ export class FakeRing implements NbdRing, NbdSockets {
     const moved_bytes = left_bytes;
     for (const [addr, len_bytes] of ranges) {
       const now_bytes = Math.min(left_bytes, len_bytes);
-      this.#arena.bytes.set(socket.inbox.take(now_bytes), addr);
+      this.#arena.bytes.set(socket.inbox.peek(now_bytes), addr);
+      socket.inbox.drop(now_bytes);
       left_bytes -= now_bytes;
     }
     return moved_bytes;
@@ -266,7 +288,7 @@ export class FakeRing implements NbdRing, NbdSockets {
   }
 
   #ranges(msghdr_addr: number): (readonly [number, number])[] {
-    const view = new DataView(this.#arena.bytes.buffer);
+    const { view } = this.#arena;
     const iov_addr = this.#arena.addressAt(msghdr_addr + 16);
     const count = view.getUint32(msghdr_addr + 24, true);
     assert(count > 0 && count <= 1024, "message without ranges, or with too many");
@@ -374,7 +396,9 @@ export class FakeEngine implements NbdEngine {
   /** Zeroing that may punch, and that may not. */
   trims = 0;
   zeroes = 0;
-  readonly #arena: FakeArena;
+  /** So many slots are in use. */
+  requests_in_use = 0;
+  readonly #memory: Uint8Array<ArrayBuffer>;
   readonly #random: Random;
   readonly #requests: (FakeRequest | null)[];
   readonly #placed: number[] = [];
@@ -386,9 +410,15 @@ export class FakeEngine implements NbdEngine {
   readonly #window_bytes: number;
   readonly #unused: Uint8Array;
 
-  /** Slot `i` has its bytes at `i * window_bytes` of the arena. */
-  constructor(arena: FakeArena, random: Random, size_bytes: number, slots: number, window: number) {
-    this.#arena = arena;
+  /** Slot `i` has its bytes at `i * window_bytes` of the memory. */
+  constructor(
+    memory: Uint8Array<ArrayBuffer>,
+    random: Random,
+    size_bytes: number,
+    slots: number,
+    window: number,
+  ) {
+    this.#memory = memory;
     this.#random = random;
     this.size_bytes = size_bytes;
     this.max_requests = slots;
@@ -396,11 +426,7 @@ export class FakeEngine implements NbdEngine {
     this.#requests = new Array(slots).fill(null);
     this.#window_bytes = window;
     this.#unused = new Uint8Array(window).fill(UNUSED);
-    arena.bytes.fill(UNUSED, 0, slots * window);
-  }
-
-  get requests_in_use(): number {
-    return this.#requests.filter((r) => r !== null).length;
+    memory.fill(UNUSED, 0, slots * window);
   }
 
   beginRead(off_bytes: number, len_bytes: number): number {
@@ -437,6 +463,7 @@ export class FakeEngine implements NbdEngine {
     const difference = Buffer.compare(this.#windowOf(slot), this.#unused);
     assert(difference === 0, "bytes were received into a place that was given back");
     this.#requests[slot] = { kind, state, off_bytes, len_bytes, errno: OK, pieces: [] };
+    this.requests_in_use += 1;
     if (has_pieces) this.#cut(slot);
     return slot;
   }
@@ -528,16 +555,17 @@ export class FakeEngine implements NbdEngine {
 
   #bytesOf(piece: number): Uint8Array {
     const addr = this.#piece_addr[piece]!;
-    return this.#arena.bytes.subarray(addr, addr + this.#piece_len[piece]!);
+    return this.#memory.subarray(addr, addr + this.#piece_len[piece]!);
   }
 
   #windowOf(slot: number): Uint8Array {
-    return this.#arena.bytes.subarray(slot * this.#window_bytes, (slot + 1) * this.#window_bytes);
+    return this.#memory.subarray(slot * this.#window_bytes, (slot + 1) * this.#window_bytes);
   }
 
   #free(slot: number): void {
     this.#free_pieces.push(...this.#requests[slot]!.pieces);
     this.#requests[slot] = null;
+    this.requests_in_use -= 1;
     // Bytes sent or received after this are noticed.
     this.#windowOf(slot).fill(UNUSED);
   }
@@ -550,7 +578,9 @@ export class FakeEngine implements NbdEngine {
   }
 
   pump(): void {
-    for (const [slot, request] of this.#requests.entries()) {
+    if (this.requests_in_use === 0) return;
+    for (let slot = 0; slot < this.max_requests; slot++) {
+      const request = this.#requests[slot]!;
       if (request === null || !this.#random.chance(this.pace_percent)) continue;
       if (request.state === "waiting" && this.is_broken) this.#fail(slot, request);
       if (request.state === "waiting" && !this.is_full) this.#place(slot);

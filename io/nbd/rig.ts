@@ -72,7 +72,7 @@ export class Rig {
     this.random = new Random(o.seed ?? 1);
     this.arena = new FakeArena(slots * window_bytes, NbdServer.ARENA_BYTES);
     this.ring = new FakeRing(this.arena, this.random);
-    this.engine = new FakeEngine(this.arena, this.random, size_bytes, slots, window_bytes);
+    this.engine = new FakeEngine(this.arena.bytes, this.random, size_bytes, slots, window_bytes);
     for (let i = 0; i < size_bytes; i++) this.engine.content[i] = (i * 7 + (i >> 9)) & 255;
     const policy = o.tls ?? "off";
     this.tls = policy === "off" ? null : new FakeTls(this.arena, this.ring, policy === "require");
@@ -120,26 +120,8 @@ export class Rig {
 
   /** A client in the transmission phase, with all metadata contexts where the style has any. */
   client(style = SIMPLE): Client {
-    const client = new Client(this.ring.connect(), style);
-    client.send(u32(3));
-    let reply_bytes = 18;
-    if (this.tls !== null) {
-      this.startTls(client);
-      reply_bytes = 0;
-    }
-    if (style !== SIMPLE) {
-      const agree = style === EXTENDED ? nbd.OPT_EXTENDED_HEADERS : nbd.OPT_STRUCTURED_REPLY;
-      client.send(option(agree, []));
-      client.send(
-        option(nbd.OPT_SET_META_CONTEXT, contextQuery("base:allocation", "pcache:dirty")),
-      );
-      reply_bytes += 20 + (20 + 4 + 15) + (20 + 4 + 12) + 20;
-    }
-    client.send(option(nbd.OPT_GO, [...u32(0), 0, 0]));
-    this.settle();
-    const reply = client.take(reply_bytes + 20 + 12 + 20);
-    assertEquals(reply.slice(-4), [0, 0, 0, 0]);
-    return client;
+    const startTls = this.tls === null ? null : (client: Client) => this.startTls(client);
+    return clientOn(this.ring.connect(), style, () => this.settle(), startTls);
   }
 
   /** STARTTLS and a handshake, of a client that has sent its flags. */
@@ -157,6 +139,35 @@ export class Rig {
     assertEquals(this.tls?.open_count ?? 0, 0);
     for (const socket of this.ring.sockets.values()) assert(socket.closed, `socket ${socket.fd}`);
   }
+}
+
+/** Negotiates on a socket. `settle` lets the server do all it can. */
+export function clientOn<S extends ClientSocket>(
+  socket: S,
+  style: number,
+  settle: () => void,
+  startTls: ((client: Client<S>) => void) | null,
+): Client<S> {
+  const client = new Client(socket, style);
+  client.send(u32(3));
+  let reply_bytes = 18;
+  if (startTls !== null) {
+    startTls(client);
+    reply_bytes = 0;
+  }
+  if (style !== SIMPLE) {
+    const agree = style === EXTENDED ? nbd.OPT_EXTENDED_HEADERS : nbd.OPT_STRUCTURED_REPLY;
+    client.send(option(agree, []));
+    client.send(
+      option(nbd.OPT_SET_META_CONTEXT, contextQuery("base:allocation", "pcache:dirty")),
+    );
+    reply_bytes += 20 + (20 + 4 + 15) + (20 + 4 + 12) + 20;
+  }
+  client.send(option(nbd.OPT_GO, [...u32(0), 0, 0]));
+  settle();
+  const reply = client.take(reply_bytes + 20 + 12 + 20);
+  assertEquals(reply.slice(-4), [0, 0, 0, 0]);
+  return client;
 }
 
 export function u32(...values: number[]): number[] {
@@ -210,12 +221,15 @@ interface Expected {
   reply: Reply;
 }
 
-export class Client {
-  readonly socket: FakeSocket;
+/** A client's end of a socket. */
+export type ClientSocket = Pick<FakeSocket, "inbox" | "outbox">;
+
+export class Client<S extends ClientSocket = FakeSocket> {
+  readonly socket: S;
   readonly style: number;
   /** By cookie: what is not answered yet. */
   readonly expected = new Map<number, Expected>();
-  constructor(socket: FakeSocket, style = SIMPLE) {
+  constructor(socket: S, style = SIMPLE) {
     this.socket = socket;
     this.style = style;
   }

@@ -5,8 +5,9 @@
  */
 
 import { parseArgs } from "@std/cli/parse-args";
-import { allStates } from "./conversations.ts";
 import { fuzz } from "./fuzzer.ts";
+import { Resources } from "./resources.ts";
+import { printTable } from "./table.ts";
 
 const CONVERSATIONS = 2_000_000;
 const TELL_EVERY = 100_000;
@@ -31,12 +32,18 @@ const args = parseArgs(Deno.args, {
 const seed = numberOf("seed", args.seed);
 const conversations = numberOf("conversations", args.conversations);
 let told = 0;
-const { changed } = fuzz(seed, conversations, (tally) => {
+const resources = new Resources();
+const began_ms = performance.now();
+const { reached, loops } = fuzz(seed, conversations, (tally) => {
+  resources.look();
   if (tally.conversations < told + TELL_EVERY) return;
   told = tally.conversations;
-  console.log(`${told} conversations`);
+  console.log(`${told} conversations, ${Math.round((performance.now() - began_ms) / 1000)} s`);
 });
-for (const state of allStates()) {
-  console.log(`${String(changed.get(state) ?? 0).padStart(8)} changed in ${state}`);
-}
-console.log(`${conversations} conversations from seed ${seed}: nothing found`);
+printTable(reached);
+console.log(resources.check());
+const rings = Object.entries(loops).map(([loop, count]) => `${count} over ${loop}`).join(", ");
+const seconds = Math.round((performance.now() - began_ms) / 1000);
+console.log(
+  `${conversations} conversations from seed ${seed} in ${seconds} s (${rings}): nothing found`,
+);

@@ -15,8 +15,11 @@ const OPTION_REPLY_BYTES = 20;
 const MAX_TEXT_BYTES = 6 + 200;
 const MAX_STATUS_BYTES = 8 + 256 * 16;
 
-/** Throws when something is not what the protocol has there. */
-export function checkReplies(got: Uint8Array): void {
+/**
+ * Throws when something is not what the protocol has there. Returns how many requests were answered, in the styles that say
+ * their own lengths.
+ */
+export function checkReplies(got: Uint8Array): number {
   const view = new DataView(got.buffer, got.byteOffset, got.byteLength);
   let style = SIMPLE;
   let at = GREETING_BYTES;
@@ -24,7 +27,7 @@ export function checkReplies(got: Uint8Array): void {
     if (view.getUint32(at) !== nbd.OPTION_REPLY_MAGIC_HI) {
       // EXPORT_NAME, with 124 zeroes or without: where its answer ends is not said.
       assert(view.getUint32(at) === 0, "not an option reply, and not the size of the export");
-      return;
+      return 0;
     }
     assert(view.getUint32(at + 4) === nbd.OPTION_REPLY_MAGIC_LO, "magic of an option reply");
     const [option, type] = [view.getUint32(at + 8), view.getUint32(at + 12)];
@@ -35,20 +38,24 @@ export function checkReplies(got: Uint8Array): void {
     if (option === nbd.OPT_STRUCTURED_REPLY) style = STRUCTURED;
     if (option === nbd.OPT_EXTENDED_HEADERS) style = EXTENDED;
     if (option !== nbd.OPT_GO) continue;
-    if (style !== SIMPLE) checkChunks(view, at, style === EXTENDED);
-    return;
+    return style === SIMPLE ? 0 : checkChunks(view, at, style === EXTENDED);
   }
+  return 0;
 }
 
-function checkChunks(view: DataView, from: number, is_extended: boolean): void {
+function checkChunks(view: DataView, from: number, is_extended: boolean): number {
   const head_bytes = is_extended ? nbd.EXTENDED_REPLY_BYTES : nbd.STRUCTURED_REPLY_BYTES;
+  const simple_bytes = is_extended ? head_bytes : nbd.SIMPLE_REPLY_BYTES;
   const magic = is_extended ? nbd.EXTENDED_REPLY_MAGIC : nbd.STRUCTURED_REPLY_MAGIC;
-  for (let at = from; at + head_bytes <= view.byteLength;) {
+  let answered = 0;
+  for (let at = from; at + simple_bytes <= view.byteLength;) {
     if (!is_extended && view.getUint32(at) === nbd.SIMPLE_REPLY_MAGIC) {
       assert(view.getUint32(at + 4) === 0, "an error in a simple reply");
       at += nbd.SIMPLE_REPLY_BYTES;
+      answered += 1;
       continue;
     }
+    if (at + head_bytes > view.byteLength) break;
     assert(view.getUint32(at) === magic, `magic of a reply, ${at} bytes on`);
     const [flags, type] = [view.getUint16(at + 4), view.getUint16(at + 6)];
     const len = view.getUint32(at + head_bytes - 4);
@@ -56,7 +63,9 @@ function checkChunks(view: DataView, from: number, is_extended: boolean): void {
     assert(flags <= nbd.REPLY_FLAG_DONE, `flags ${flags} of a chunk`);
     assert(isLength(type, len, is_extended), `a chunk of type ${type} has ${len} bytes`);
     at += head_bytes + len;
+    if ((flags & nbd.REPLY_FLAG_DONE) !== 0 && at <= view.byteLength) answered += 1;
   }
+  return answered;
 }
 
 function isLength(type: number, len: number, is_extended: boolean): boolean {
