@@ -63,9 +63,17 @@ export class BareEngine implements NbdEngine {
   }
 
   /** Everything is in what would be the cache. */
-  listRangeStates(off_bytes: number, len_bytes: number, into: RangeStates): void {
+  listRangeStates(off_bytes: number, len_bytes: number, wanted: number, into: RangeStates): void {
     into.count = 0;
-    into.add(off_bytes + len_bytes, CLEAN);
+    into.add(off_bytes + len_bytes, CLEAN & wanted);
+  }
+
+  get knows_zeroes(): boolean {
+    return false;
+  }
+
+  pieceIsZero(): boolean {
+    return false;
   }
 
   beginZero(): number {

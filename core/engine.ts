@@ -48,7 +48,7 @@ import { Space } from "./space.ts";
 import { EngineState, maxKeySectors } from "./state.ts";
 import { BATCH_KSETS, WriteBack } from "./writeback.ts";
 import { Writes } from "./writes.ts";
-import { ZeroAreas } from "./zeroes.ts";
+import { DATA, ZeroAreas } from "./zeroes.ts";
 
 /** What an engine runs on. */
 export interface EngineOptions {
@@ -293,9 +293,10 @@ export class Engine {
     this.#writes.lost(slot);
   }
 
-  /** What the cache holds of a range of the cached device: fills `into`, with the start of the range at least. */
-  listRangeStates(off_bytes: number, len_bytes: number, into: RangeStates): void {
-    listRangeStates(this.#state.index, off_bytes, len_bytes, into);
+  /** What the cache holds of a range of the cached device, as far as `wanted` (range_states.ts): fills `into`, with the start of the range at least. */
+  listRangeStates(off_bytes: number, len_bytes: number, wanted: number, into: RangeStates): void {
+    const { index, zero_areas } = this.#state;
+    listRangeStates(index, zero_areas, wanted, off_bytes, len_bytes, into);
   }
 
   /** How an answered request ended: 0 or an error number. */
@@ -321,6 +322,22 @@ export class Engine {
   /** Length of the piece, in bytes. */
   pieceLen(piece: number): number {
     return this.#state.pieces.len_bytes[piece]!;
+  }
+
+  /** Whether there are ranges that are known to read as zeroes: if not, no piece is. */
+  get knows_zeroes(): boolean {
+    return this.#state.zero_areas.is_any_known;
+  }
+
+  /** Whether the piece of an answered read is known to be all zeroes, now: what is known may be forgotten. */
+  pieceIsZero(piece: number): boolean {
+    const { pieces, cache, zero_areas } = this.#state;
+    const seg = pieces.seg[piece]!;
+    if (seg < 0) return false;
+    const at_bytes = pieces.addr[piece]! - cache.dataAddr(seg, 0);
+    const place = Math.floor(at_bytes / SECTOR_BYTES);
+    const end = Math.ceil((at_bytes + pieces.len_bytes[piece]!) / SECTOR_BYTES);
+    return zero_areas.kindOf(seg, place, end - place) !== DATA;
   }
 
   /** An answered request's reply has left, or never will: what it held is given back. */

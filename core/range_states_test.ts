@@ -3,18 +3,36 @@ import { ExtentIndex } from "./extent_index.ts";
 import {
   CLEAN,
   DIRTY,
+  HOLE,
   listRangeStates,
   MAX_RANGES,
   NOT_CACHED,
   RangeStates,
+  WHETHER_CACHED,
+  WHETHER_ZERO,
+  ZERO,
 } from "./range_states.ts";
+import { DATA, ZEROES, ZEROES_TO_PUNCH } from "./zeroes.ts";
 
 const SECTORS = 4 * 8192;
 
+/** In segment 3 lies an area of 8 sectors of zeroes, and behind it one to be punched. */
+const AREAS = {
+  is_any_known: true,
+  kindOf: (seg: number, place: number, sectors: number) =>
+    seg !== 3 ? DATA : place + sectors <= 8 ? ZEROES : ZEROES_TO_PUNCH,
+};
+
 /** [end in bytes, state] of each range. */
-function list(index: ExtentIndex, off_bytes: number, len_bytes: number): [number, number][] {
+function list(
+  index: ExtentIndex,
+  off_bytes: number,
+  len_bytes: number,
+  wanted = WHETHER_CACHED | WHETHER_ZERO,
+  areas: Parameters<typeof listRangeStates>[1] = AREAS,
+): [number, number][] {
   const states = new RangeStates();
-  listRangeStates(index, off_bytes, len_bytes, states);
+  listRangeStates(index, areas, wanted, off_bytes, len_bytes, states);
   return Array.from(
     { length: states.count },
     (_, i): [number, number] => [states.end_bytes[i]!, states.state[i]!],
@@ -44,6 +62,29 @@ Deno.test("clean, dirty, read just now, freed: each sector is what it is, neighb
     [49 * 512, DIRTY],
     [64 * 512, NOT_CACHED],
   ]);
+});
+
+Deno.test("zeroes are told from data, and those that may be punched from others", () => {
+  const index = new ExtentIndex(SECTORS, 4);
+  index.insertCached(0, 4, 3, 0, false);
+  index.insertCached(4, 4, 3, 4, true);
+  index.insertCached(8, 4, 3, 8, true);
+  index.insertCached(12, 4, 2, 8, true);
+  assertEquals(list(index, 0, 16 * 512), [
+    [4 * 512, DIRTY | ZERO],
+    [8 * 512, CLEAN | ZERO],
+    [12 * 512, CLEAN | ZERO | HOLE],
+    [16 * 512, CLEAN],
+  ]);
+  assertEquals(list(index, 0, 16 * 512, WHETHER_CACHED), [[4 * 512, DIRTY], [16 * 512, CLEAN]]);
+  assertEquals(list(index, 0, 16 * 512, WHETHER_ZERO), [
+    [8 * 512, ZERO],
+    [12 * 512, ZERO | HOLE],
+    [16 * 512, 0],
+  ]);
+  // Where nothing is known to be zeroes nothing is looked up.
+  const none = { is_any_known: false, kindOf: () => DATA };
+  assertEquals(list(index, 0, SECTORS * 512, WHETHER_ZERO, none), [[SECTORS * 512, 0]]);
 });
 
 Deno.test("a range of bytes is cut to them", () => {

@@ -123,6 +123,11 @@ export class ZeroAreas {
     return this.#crcs[sectors]!;
   }
 
+  /** Whether any area is known. */
+  get is_any_known(): boolean {
+    return this.#areas.size > 0;
+  }
+
   /** What is known to be in a range of a data area: ZEROES, ZEROES_TO_PUNCH, or DATA if it is not known to be zeroes. */
   kindOf(seg: number, place: number, sectors: number): number {
     const areas = this.#areas.get(seg);

@@ -99,6 +99,39 @@ refused("EINVAL", lambda: h.cache(64 * M, 0))
 `,
   ],
   [
+    "what was zeroed or trimmed is a hole in reads and in maps, until it is written",
+    [],
+    'h.add_meta_context("base:allocation")',
+    `
+K = 1024
+h.pwrite(b"x" * (1024 * K), 0)
+h.zero(256 * K, 256 * K)
+h.zero(100 * K, 600 * K, nbd.CMD_FLAG_NO_HOLE)
+h.trim(128 * K, 768 * K)
+want = bytearray(b"x" * (1024 * K))
+for at, count in ((256, 256), (600, 100), (768, 128)):
+    want[at * K:(at + count) * K] = bytes(count * K)
+def status():
+    found = []
+    def extent(context, offset, entries, error):
+        found.extend(zip(entries[0::2], entries[1::2]))
+    h.block_status(1024 * K, 0, extent)
+    return found
+D, H = nbd.READ_DATA, nbd.READ_HOLE
+chunks = []
+def chunk(data, offset, status, error):
+    chunks.append((len(data) // K, offset // K, status))
+expect(want, h.pread_structured(1024 * K, 0, chunk))
+expect([(256, 0, D), (256, 256, H), (88, 512, D), (100, 600, H), (68, 700, D), (128, 768, H), (128, 896, D)], chunks)
+expect([(256 * K, 0), (256 * K, 3), (88 * K, 0), (100 * K, 2), (68 * K, 0), (128 * K, 3), (128 * K, 0)], status())
+chunks = []
+expect(want, h.pread_structured(1024 * K, 0, chunk, nbd.CMD_FLAG_DF))
+expect([(1024, 0, D)], chunks)
+h.pwrite(b"y" * 512 * K, 256 * K)
+expect([(768 * K, 0), (128 * K, 3), (128 * K, 0)], status())
+`,
+  ],
+  [
     "block status without a context is refused, and the connection goes on",
     [],
     "",
@@ -181,9 +214,18 @@ Deno.test("maps of nbdinfo and qemu-img", async () => {
   assertEquals(dirty.reduce((sum, e) => sum + e.length, 0), 64 * MIB);
   assertMatch(await must("nbdinfo", "--map", uri), /^ +0 +67108864 +0 +data$/m);
 
-  const seen = JSON.parse(await must("qemu-img", "map", "-f", "raw", "--output=json", uri));
-  assertEquals(
-    seen.map((e: Record<string, unknown>) => [e.start, e.length, e.data, e.zero]),
-    [[0, 64 * MIB, true, false]],
-  );
+  const map_of_image = async () =>
+    JSON.parse(await must("qemu-img", "map", "-f", "raw", "--output=json", uri))
+      .map((e: Record<string, unknown>) => [e.start, e.length, e.data, e.zero]);
+  assertEquals(await map_of_image(), [[0, 64 * MIB, true, false]]);
+  await must("qemu-io", "-f", "raw", "-d", "unmap", "-c", "discard 8M 16M", uri);
+  await must("qemu-io", "-f", "raw", "-c", "write -z 40M 1M", uri);
+  assertEquals(await map_of_image(), [
+    [0, 8 * MIB, true, false],
+    [8 * MIB, 16 * MIB, false, true],
+    [24 * MIB, 16 * MIB, true, false],
+    [40 * MIB, MIB, true, true],
+    [41 * MIB, 23 * MIB, true, false],
+  ]);
+  assertMatch(await must("nbdinfo", "--map", uri), /^ +8388608 +16777216 +3 +hole,zero$/m);
 });

@@ -17,6 +17,7 @@
  */
 
 import { assert } from "../../core/assert.ts";
+import { MAX_RANGES } from "../../core/range_states.ts";
 import { NO_FAILURE } from "./failures.ts";
 import { Handshake } from "./handshake.ts";
 import type { Hub } from "./hub.ts";
@@ -26,6 +27,7 @@ import {
   CMD_BLOCK_STATUS,
   CMD_CACHE,
   CMD_DISC,
+  CMD_FLAG_DF,
   CMD_FLAG_FUA,
   CMD_FLAG_NO_HOLE,
   CMD_FLAG_REQ_ONE,
@@ -38,6 +40,7 @@ import {
 import { lacksPayload, payloadBytes, validateRequest } from "./request.ts";
 import { readCost, Sender } from "./sender.ts";
 import { EXTENDED, PLAIN_SESSION, requestBytes, requestMagic } from "./session.ts";
+import { wantedStates } from "./status_reply.ts";
 
 /** Free: not in use. Dead: waiting for what is under way to end. */
 export const enum State {
@@ -92,6 +95,7 @@ const CACHE = CMD_CACHE;
 const DISC = CMD_DISC;
 const BLOCK_STATUS = CMD_BLOCK_STATUS;
 const FLAG_FUA = CMD_FLAG_FUA;
+const FLAG_DF = CMD_FLAG_DF;
 const GOOD = NO_FAILURE;
 
 const NONE = -1;
@@ -512,10 +516,10 @@ export class Connection {
   #tellStatus(flags: number, off_bytes: number, len_bytes: number): boolean {
     if (!this.#sender.has_status_room) return this.#stall();
     const { engine, states } = this.#hub;
-    engine.listRangeStates(off_bytes, len_bytes, states);
-    if ((flags & CMD_FLAG_REQ_ONE) !== 0) states.count = 1;
+    engine.listRangeStates(off_bytes, len_bytes, wantedStates(this.#session), states);
     const words = this.#requestWords();
-    this.#sender.pushStatus(words, this.#session, off_bytes, len_bytes, states);
+    const most = (flags & CMD_FLAG_REQ_ONE) !== 0 ? 1 : MAX_RANGES;
+    this.#sender.pushStatus(words, this.#session, off_bytes, states, most);
     this.active += 1;
     this.#at += this.#request_bytes;
     return true;
@@ -537,6 +541,7 @@ export class Connection {
     hub.fed = true;
     hub.slot_owner[slot] = this.index;
     hub.slot_type[slot] = type;
+    hub.slot_is_whole[slot] = flags & FLAG_DF;
     hub.slot_bytes[slot] = len_bytes;
     this.#copyWords(hub.slot_words, 4 * slot);
     this.active += 1;

@@ -8,7 +8,7 @@
 import { Buffer } from "node:buffer";
 import { assert } from "../../core/assert.ts";
 import { EIO, OK } from "../../core/errors.ts";
-import { NOT_CACHED, type RangeStates } from "../../core/range_states.ts";
+import { CLEAN, DIRTY, HOLE, NOT_CACHED, type RangeStates, ZERO } from "../../core/range_states.ts";
 import type { Iovecs } from "./iovecs.ts";
 import type { NbdArena, NbdEngine, NbdRing, NbdSockets, NbdTls, NbdTlsStream } from "./ports.ts";
 
@@ -371,6 +371,9 @@ interface FakeRequest {
 /** So much of the fake cached device is in one state. */
 export const STATE_BYTES = 3000;
 
+/** What the parts of the fake cached device are said to be, in turn. */
+const STATES = [NOT_CACHED, CLEAN, DIRTY, DIRTY | ZERO, CLEAN | ZERO | HOLE];
+
 /** What an unused window of the fake engine is full of. */
 const UNUSED = 0xdd;
 
@@ -521,14 +524,14 @@ export class FakeEngine implements NbdEngine {
   }
 
   /** States change every `STATE_BYTES`, in turn. */
-  listRangeStates(off_bytes: number, len_bytes: number, into: RangeStates): void {
+  listRangeStates(off_bytes: number, len_bytes: number, wanted: number, into: RangeStates): void {
     assert(len_bytes > 0 && off_bytes + len_bytes <= this.size_bytes, "states of what is outside");
     const end_bytes = off_bytes + len_bytes;
     into.count = 0;
     for (let at = off_bytes; at < end_bytes;) {
       const nth = Math.floor(at / STATE_BYTES);
       at = Math.min(end_bytes, (nth + 1) * STATE_BYTES);
-      if (!into.add(at, (NOT_CACHED + nth) % 3)) return;
+      if (!into.add(at, STATES[nth % STATES.length]! & wanted)) return;
     }
   }
 
@@ -546,6 +549,13 @@ export class FakeEngine implements NbdEngine {
   }
   pieceLen(piece: number): number {
     return this.#piece_len[piece]!;
+  }
+
+  get knows_zeroes(): boolean {
+    return this.trims + this.zeroes > 0;
+  }
+  pieceIsZero(piece: number): boolean {
+    return this.#bytesOf(piece).every((byte) => byte === 0);
   }
 
   release(slot: number): void {

@@ -41,6 +41,8 @@ export class Hub {
   readonly slot_words: Uint32Array;
   readonly slot_type: Uint8Array;
   readonly slot_bytes: Uint32Array;
+  /** Not 0: the reply to the read must be one chunk. */
+  readonly slot_is_whole: Uint8Array;
   /** The same words of a request that is answered at once. */
   readonly request_words = new Uint32Array(4);
   /** What block status replies are made of. */
@@ -71,6 +73,7 @@ export class Hub {
     this.slot_owner = new Int32Array(o.engine.max_requests).fill(-1);
     this.slot_words = new Uint32Array(4 * o.engine.max_requests);
     this.slot_type = new Uint8Array(o.engine.max_requests);
+    this.slot_is_whole = new Uint8Array(o.engine.max_requests);
     this.slot_bytes = new Uint32Array(o.engine.max_requests);
     this.failures = new FailurePayloads(o.arena);
   }

@@ -58,6 +58,8 @@ export type NbdEngine = Pick<
   | "nextPiece"
   | "pieceAddr"
   | "pieceLen"
+  | "knows_zeroes"
+  | "pieceIsZero"
   | "release"
   | "listRangeStates"
 >;

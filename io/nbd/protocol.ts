@@ -84,6 +84,7 @@ export const EXTENDED_REPLY_BYTES = 32;
 export const REPLY_FLAG_DONE = 1 << 0;
 export const REPLY_TYPE_NONE = 0;
 export const REPLY_TYPE_OFFSET_DATA = 1;
+export const REPLY_TYPE_OFFSET_HOLE = 2;
 export const REPLY_TYPE_BLOCK_STATUS = 5;
 export const REPLY_TYPE_BLOCK_STATUS_EXT = 6;
 export const REPLY_TYPE_ERROR = 0x8001;

@@ -25,6 +25,7 @@ export const SIZE_BYTES = 1 << 20;
 export const SLOTS = 24;
 export const KiB = 1024;
 export const STYLES = [SIMPLE, STRUCTURED, EXTENDED];
+const CONTEXTS = ["base:allocation", "pcache:dirty"];
 const WINDOW_BYTES = 160 * KiB;
 const LISTEN_FD = 3;
 /** High word of the clients' cookies. */
@@ -119,9 +120,9 @@ export class Rig {
   }
 
   /** A client in the transmission phase, with all metadata contexts where the style has any. */
-  client(style = SIMPLE): Client {
+  client(style = SIMPLE, contexts = CONTEXTS): Client {
     const startTls = this.tls === null ? null : (client: Client) => this.startTls(client);
-    return clientOn(this.ring.connect(), style, () => this.settle(), startTls);
+    return clientOn(this.ring.connect(), style, () => this.settle(), startTls, contexts);
   }
 
   /** STARTTLS and a handshake, of a client that has sent its flags. */
@@ -147,6 +148,7 @@ export function clientOn<S extends ClientSocket>(
   style: number,
   settle: () => void,
   startTls: ((client: Client<S>) => void) | null,
+  contexts = CONTEXTS,
 ): Client<S> {
   const client = new Client(socket, style);
   client.send(u32(3));
@@ -158,10 +160,9 @@ export function clientOn<S extends ClientSocket>(
   if (style !== SIMPLE) {
     const agree = style === EXTENDED ? nbd.OPT_EXTENDED_HEADERS : nbd.OPT_STRUCTURED_REPLY;
     client.send(option(agree, []));
-    client.send(
-      option(nbd.OPT_SET_META_CONTEXT, contextQuery("base:allocation", "pcache:dirty")),
-    );
-    reply_bytes += 20 + (20 + 4 + 15) + (20 + 4 + 12) + 20;
+    client.send(option(nbd.OPT_SET_META_CONTEXT, contextQuery(...contexts)));
+    reply_bytes += 20 + 20;
+    for (const context of contexts) reply_bytes += 20 + 4 + context.length;
   }
   client.send(option(nbd.OPT_GO, [...u32(0), 0, 0]));
   settle();
@@ -209,6 +210,8 @@ export interface Reply {
   /** What the server says of an error. */
   text: string;
   data: number[];
+  /** What the data came in, and how long each was, in the styles with chunks. */
+  chunks: ["data" | "hole", number][];
   /** [context, length, flags] of each extent. */
   extents: [number, number, number][];
 }
@@ -244,7 +247,7 @@ export class Client<S extends ClientSocket = FakeSocket> {
 
   request(cookie: number, type: number, off: number, len: number, flags = 0): void {
     const data_len = type === nbd.CMD_READ ? len : 0;
-    const reply = { cookie, errno: OK, text: "", data: [], extents: [] };
+    const reply = { cookie, errno: OK, text: "", data: [], chunks: [], extents: [] };
     const is_status = type === nbd.CMD_BLOCK_STATUS;
     this.expected.set(cookie, { off, len: data_len, is_status, reply });
     const is_write = type === nbd.CMD_WRITE && this.style === EXTENDED;
@@ -308,10 +311,15 @@ export class Client<S extends ClientSocket = FakeSocket> {
   #payload(expected: Expected, type: number, payload: number[]): void {
     const { reply, off, len, is_status } = expected;
     const view = viewOf(payload);
-    if (type === nbd.REPLY_TYPE_OFFSET_DATA) {
-      assertEquals([view.getUint32(0), view.getUint32(4)], u64Words(off));
-      assertEquals(payload.length, 8 + len);
-      reply.data = payload.slice(8);
+    if (type === nbd.REPLY_TYPE_OFFSET_DATA || type === nbd.REPLY_TYPE_OFFSET_HOLE) {
+      const is_hole = type === nbd.REPLY_TYPE_OFFSET_HOLE;
+      const part = is_hole ? new Array(view.getUint32(8)).fill(0) : payload.slice(8);
+      // In order, without a gap, though the protocol asks for neither.
+      assertEquals([view.getUint32(0), view.getUint32(4)], u64Words(off + reply.data.length));
+      assert(part.length > 0 && reply.data.length + part.length <= len, "a chunk past the end");
+      assert(!is_hole || payload.length === 12, "a hole has an offset and a length");
+      reply.chunks.push([is_hole ? "hole" : "data", part.length]);
+      reply.data = reply.data.length === 0 ? part : reply.data.concat(part);
     } else if (type === nbd.REPLY_TYPE_ERROR) {
       reply.errno = view.getUint32(0);
       const text = payload.slice(6);
@@ -330,6 +338,8 @@ export class Client<S extends ClientSocket = FakeSocket> {
   }
 
   #end(expected: Expected): Reply {
+    const { reply, len } = expected;
+    assert(reply.errno !== OK || reply.data.length === len, "bytes are missing");
     this.expected.delete(expected.reply.cookie);
     return expected.reply;
   }

@@ -3,14 +3,14 @@
  * bytes of a read straight from where they lie.
  *
  * A reply is one header, or one chunk in the other styles, and what follows it: nothing, the pieces of a read, or the text of
- * a failure. A block status reply is whole in an area of its own.
+ * a failure. A block status reply is whole in an area of its own; of a read with zeroes the headers of all chunks are.
  *
  * Invariants:
  * - At most one message is under way. Nothing that it names is changed or released before it has left.
  * - Every slot pushed is released exactly once: when its reply has left, or when the connection is dropped.
  * - Entries head..next-1 of the ring are in the message under way, next..tail-1 wait. `#next_piece` is the
  *   piece of entry `next` with which its next message begins, or NONE when its header has not left yet.
- * - The areas in use belong to the entries of kind STATUS, in their order.
+ * - The areas in use belong to the entries of the kinds STATUS and SPLIT, in their order.
  *
  * @module
  */
@@ -24,12 +24,13 @@ import { Iovecs } from "./iovecs.ts";
 import type { NbdEngine } from "./ports.ts";
 import * as nbd from "./protocol.ts";
 import { EXTENDED, type Session, SIMPLE, STRUCTURED } from "./session.ts";
+import { addSplit, SPLIT_BYTES, SPLIT_RANGES, writeSplit } from "./split_reply.ts";
 import { STATUS_BYTES, writeStatus } from "./status_reply.ts";
 
 /** Replies that can wait in one connection: a power of two. */
 export const MAX_REPLIES = 256;
-/** Block status replies among them. */
-const MAX_STATUS_REPLIES = 4;
+/** Replies in areas among them. */
+const MAX_AREAS = 4;
 /** Largest piece of negotiation that is sent at once. */
 const RAW_BYTES = 4096;
 /** Linux's UIO_MAXIOV. */
@@ -46,8 +47,10 @@ const INDEX_MASK = MAX_REPLIES - 1;
 const BARE = 0;
 const DATA = 1;
 const FAILURE = 2;
-/** No header and nothing after it: the reply is in a status area. */
+/** No header and nothing after it: the reply is in an area. */
 const STATUS = 3;
+/** The headers of its chunks are in an area, between them go the pieces that are not zeroes. */
+const SPLIT = 4;
 
 /** Before the bytes of an OFFSET_DATA chunk. */
 const OFFSET_BYTES = 8;
@@ -57,7 +60,8 @@ const EXTENDED_DATA_BYTES = nbd.EXTENDED_REPLY_BYTES + OFFSET_BYTES;
 const MAX_HEADER_WORDS = EXTENDED_DATA_BYTES / 4;
 const HEADERS_WORDS = (MAX_REPLIES + 2) * MAX_HEADER_WORDS;
 const HEADERS_BYTES = HEADERS_WORDS * 4;
-const AREAS_BYTES = MAX_STATUS_REPLIES * STATUS_BYTES;
+const AREA_BYTES = Math.max(STATUS_BYTES, SPLIT_BYTES);
+const AREAS_BYTES = MAX_AREAS * AREA_BYTES;
 
 // As they stand in a header, read as words of the host.
 const SIMPLE_MAGIC = swap32(nbd.SIMPLE_REPLY_MAGIC);
@@ -97,7 +101,7 @@ export class Sender {
   /** Where its header begins, in words, and its length. Headers touch, so that those of bare replies leave as one range. */
   readonly #header_at = new Uint32Array(MAX_REPLIES);
   readonly #header_bytes = new Uint8Array(MAX_REPLIES);
-  /** Of a failure: which one. Of a block status: its length in bytes. */
+  /** Of a failure: which one. Of what is in an area: its length in bytes. */
   readonly #detail = new Uint32Array(MAX_REPLIES);
   // Running numbers; masked when used as an index.
   #head = 0;
@@ -107,7 +111,7 @@ export class Sender {
   #header_is_out = false;
   /** Where the next header goes: a ring. */
   #header_next = 0;
-  /** Status areas, a ring: the next free one, the first one whose message has not begun, and how many are in use. */
+  /** Areas, a ring: the next free one, the first one whose message has not begun, and how many are in use. */
   #area_next = 0;
   #area_sent = 0;
   #areas_used = 0;
@@ -136,7 +140,7 @@ export class Sender {
 
   /** Whether a block status reply finds room. If not: when others have left. */
   get has_status_room(): boolean {
-    return this.#areas_used < MAX_STATUS_REPLIES;
+    return this.#areas_used < MAX_AREAS;
   }
 
   /** The transmission phase begins: replies are of this style from now on. */
@@ -163,7 +167,7 @@ export class Sender {
     const type = hub.slot_type[slot]!;
     const index = this.#open(hub.slot_words, 4 * slot, slot);
     if (errno !== NO_ERROR) this.#failure(index, engineFailure(type, errno));
-    else if (type === READ) this.#data(index, hub.slot_bytes[slot]!);
+    else if (type === READ) this.#data(index, slot, hub.slot_bytes[slot]!);
     else this.#done(index);
   }
 
@@ -172,28 +176,25 @@ export class Sender {
     this.#failure(this.#open(words, 0, NONE), failed);
   }
 
-  /** Queues the reply to a BLOCK_STATUS request; there has to be room for one. */
+  /** Queues the reply to a BLOCK_STATUS request; there has to be room for one. `most`: extents of each context. */
   pushStatus(
     words: Uint32Array,
     session: Session,
     off_bytes: number,
-    len_bytes: number,
     states: RangeStates,
+    most: number,
   ): void {
     assert(this.has_status_room, "no room for a block status reply");
     const index = this.#open(words, 0, NONE);
-    const at = this.#area_next * STATUS_BYTES;
+    const at = this.#area_next * AREA_BYTES;
     this.#kind[index] = STATUS;
-    this.#detail[index] = writeStatus(
-      this.#areas,
-      at,
-      words,
-      session,
-      off_bytes,
-      len_bytes,
-      states,
-    );
-    this.#area_next = (this.#area_next + 1) % MAX_STATUS_REPLIES;
+    const areas = this.#areas;
+    this.#detail[index] = writeStatus(areas, at, words, session, off_bytes, states, most);
+    this.#takeArea();
+  }
+
+  #takeArea(): void {
+    this.#area_next = (this.#area_next + 1) % MAX_AREAS;
     this.#areas_used += 1;
   }
 
@@ -221,11 +222,27 @@ export class Sender {
     return index;
   }
 
-  /** The bytes of a read follow: a simple reply, or one chunk that is the last as well. */
-  #data(index: number, len_bytes: number): void {
+  /** The bytes of a read follow: a simple reply, or one chunk that is the last as well, or several if there are zeroes in it. */
+  #data(index: number, slot: number, len_bytes: number): void {
     this.#kind[index] = DATA;
     if (this.#style === SIMPLE_STYLE) this.#simple(index, NO_ERROR);
-    else this.#chunk(index, LAST_DATA, OFFSET_BYTES + len_bytes, OFFSET_BYTES);
+    else if (!this.#engine.knows_zeroes || !this.#split(index, slot)) {
+      this.#chunk(index, LAST_DATA, OFFSET_BYTES + len_bytes, OFFSET_BYTES);
+    }
+  }
+
+  /** False: it is to be one chunk. */
+  #split(index: number, slot: number): boolean {
+    if (this.#hub.slot_is_whole[slot] !== 0 || !this.has_status_room) return false;
+    const at = this.#area_next * AREA_BYTES;
+    const is_extended = this.#style === EXTENDED_STYLE;
+    const words = this.#hub.slot_words;
+    const len_bytes = writeSplit(this.#areas, at, this.#engine, slot, words, is_extended);
+    if (len_bytes === 0) return false;
+    this.#kind[index] = SPLIT;
+    this.#detail[index] = len_bytes;
+    this.#takeArea();
+    return true;
   }
 
   /** A success that says nothing more. Where structured replies were agreed on, a simple one is allowed and shorter. */
@@ -293,6 +310,7 @@ export class Sender {
     if (!this.#header_is_out) {
       const kind = this.#kind[index]!;
       if (kind === STATUS) return this.#addStatus(index);
+      if (kind === SPLIT) return this.#addSplit(index);
       if (kind === FAILURE) return this.#addFailure(index);
       const header_addr = this.#headers_addr + this.#header_at[index]! * 4;
       if (!this.iovecs.add(header_addr, this.#header_bytes[index]!)) return false;
@@ -321,9 +339,30 @@ export class Sender {
   }
 
   #addStatus(index: number): boolean {
-    const addr = this.#areas_addr + this.#area_sent * STATUS_BYTES;
+    const addr = this.#areas_addr + this.#area_sent * AREA_BYTES;
     if (!this.iovecs.add(addr, this.#detail[index]!)) return false;
-    this.#area_sent = (this.#area_sent + 1) % MAX_STATUS_REPLIES;
+    this.#area_sent = (this.#area_sent + 1) % MAX_AREAS;
+    return true;
+  }
+
+  /** All of it, or nothing. */
+  #addSplit(index: number): boolean {
+    const { iovecs } = this;
+    if (iovecs.count + SPLIT_RANGES > iovecs.limit) return false;
+    const at = this.#area_sent * AREA_BYTES;
+    const is_extended = this.#style === EXTENDED_STYLE;
+    const [len_bytes, slot] = [this.#detail[index]!, this.#slots[index]!];
+    addSplit(
+      iovecs,
+      this.#areas,
+      at,
+      this.#areas_addr + at,
+      len_bytes,
+      this.#engine,
+      slot,
+      is_extended,
+    );
+    this.#area_sent = (this.#area_sent + 1) % MAX_AREAS;
     return true;
   }
 
@@ -354,7 +393,7 @@ export class Sender {
     const released = end - this.#head;
     for (; this.#head !== end; this.#head += 1) {
       const index = this.#head & INDEX_MASK;
-      if (this.#kind[index] === STATUS) this.#areas_used -= 1;
+      if (this.#kind[index]! >= STATUS) this.#areas_used -= 1;
       const slot = this.#slots[index]!;
       if (slot !== NONE) this.release(slot);
     }

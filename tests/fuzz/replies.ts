@@ -74,6 +74,8 @@ function isLength(type: number, len: number, is_extended: boolean): boolean {
       return len === 0;
     case nbd.REPLY_TYPE_OFFSET_DATA:
       return len > 8 && len <= 8 + MAX_BYTES;
+    case nbd.REPLY_TYPE_OFFSET_HOLE:
+      return len === 12;
     case nbd.REPLY_TYPE_ERROR:
       return len > 6 && len <= MAX_TEXT_BYTES;
     case nbd.REPLY_TYPE_BLOCK_STATUS:
