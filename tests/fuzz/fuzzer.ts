@@ -138,6 +138,7 @@ class Fuzzer {
       max_request_bytes: MAX_BYTES,
       read_only: false,
       receives_past_caches: this.#random.chance(50),
+      tls: "off" as const,
     };
     const chop_bytes = [0, 0, 100, 5][this.#random.next(4)]!;
     this.#rig = openStage(this.loop, options, chop_bytes);

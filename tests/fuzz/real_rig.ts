@@ -131,7 +131,8 @@ export class RealRig {
         max_request_bytes: o.max_request_bytes,
         read_only: o.read_only,
       },
-      listener: { fd: this.#listen_fd, tcp: false },
+      tls: null,
+      listeners: [{ fd: this.#listen_fd, tcp: false }],
     });
     this.server.start();
   }
