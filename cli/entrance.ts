@@ -40,7 +40,7 @@ export function parseListen(text: string): NonNullable<DeviceConfig["listen"]> {
   const systemd = /^systemd(?::(.+))?$/.exec(text);
   if (systemd !== null) {
     const named = (name: string) => Deno.env.get(name);
-    return { fds: systemdSockets(named, Deno.pid, systemd[1] ?? null) };
+    return systemdSockets(named, Deno.pid, systemd[1] ?? null);
   }
   const match = /^(?:(?:\[([0-9A-Fa-f:.]+)\]|([^:[\]]+)):)?([0-9]{1,5})$/.exec(text);
   const host = match?.[1] ?? match?.[2] ?? "localhost";
@@ -54,7 +54,7 @@ export function parseListen(text: string): NonNullable<DeviceConfig["listen"]> {
 }
 
 /**
- * The descriptors that systemd has opened for the process `pid`; with a name only those of that name (FileDescriptorName=).
+ * The descriptors that systemd has opened for the process `pid`; with a name those of that name (FileDescriptorName=) are used.
  *
  * @throws {CacheError} There are none.
  */
@@ -62,7 +62,7 @@ export function systemdSockets(
   variable: (name: string) => string | undefined,
   pid: number,
   name: string | null,
-): number[] {
+): { fds: number[]; unused_fds: number[] } {
   const what = name === null ? "--listen systemd" : `--listen systemd:${name}`;
   if (variable("LISTEN_PID") !== String(pid)) {
     throw new CacheError(
@@ -79,8 +79,9 @@ export function systemdSockets(
   }
   const names = variable("LISTEN_FDNAMES")?.split(":") ?? [];
   const fds = Array.from({ length: count }, (_, i) => FIRST_FD + i);
-  const chosen = fds.filter((_, i) => name === null || names[i] === name);
-  if (chosen.length > 0) return chosen;
+  const isChosen = (fd: number) => name === null || names[fd - FIRST_FD] === name;
+  const unused_fds = fds.filter((fd) => !isChosen(fd));
+  if (unused_fds.length < count) return { fds: fds.filter(isChosen), unused_fds };
   throw new CacheError(`${what}: the sockets are called ${names.join(", ") || "nothing"}`);
 }
 

@@ -19,10 +19,10 @@ Deno.test("--listen takes a host and a port, or a port on loopback", () => {
 Deno.test("--listen systemd takes the sockets that this process was given", () => {
   const of = (values: Record<string, string>, name: string | null = null) =>
     systemdSockets((key) => values[key], 77, name);
-  assertEquals(of({ LISTEN_PID: "77", LISTEN_FDS: "1" }), [3]);
+  assertEquals(of({ LISTEN_PID: "77", LISTEN_FDS: "1" }), { fds: [3], unused_fds: [] });
   const named = { LISTEN_PID: "77", LISTEN_FDS: "3", LISTEN_FDNAMES: "a:b:a" };
-  assertEquals(of(named), [3, 4, 5]);
-  assertEquals(of(named, "a"), [3, 5]);
+  assertEquals(of(named), { fds: [3, 4, 5], unused_fds: [] });
+  assertEquals(of(named, "a"), { fds: [3, 5], unused_fds: [4] });
   assertThrows(() => of(named, "c"), CacheError, "systemd:c: the sockets are called a, b, a");
   assertThrows(() => of({}), CacheError, "LISTEN_PID is not 77");
   assertThrows(() => of({ LISTEN_PID: "78", LISTEN_FDS: "1" }), CacheError, "LISTEN_PID is not 77");

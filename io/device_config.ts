@@ -15,7 +15,7 @@ export interface DeviceConfig {
   /** Null: it gets one later. */
   table: TableConfig | null;
   /** Serve NBD over TCP instead of the Unix socket (port 0: any free one), or on listening sockets that the process has inherited. */
-  listen: { host: string; port: number } | { fds: number[] } | null;
+  listen: { host: string; port: number } | { fds: number[]; unused_fds: number[] } | null;
   /** Null: no TLS. */
   tls: TlsServerConfig | null;
   /** An address that is not loopback may be served without TLS. */

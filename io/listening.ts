@@ -39,6 +39,7 @@ export function prepareEntrance({ listen, tls, is_insecure }: DeviceConfig): Ent
   const must_be_loopback = tls?.is_required !== true && !is_insecure;
   const inherited: NbdListener[] = [];
   if (listen !== null && "fds" in listen) {
+    for (const fd of listen.unused_fds) sockets.close(fd);
     for (const fd of listen.fds) {
       const { is_unix, address, is_loopback } = sockets.adoptListener(fd);
       if (must_be_loopback && !is_loopback) throw exposed(address);

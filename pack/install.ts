@@ -11,6 +11,7 @@ import { commandPage, tablePage } from "./manual.ts";
 
 const PROGRAM = new URL("../dist/pcache", import.meta.url).pathname;
 const UNIT = new URL("pcache@.service", import.meta.url);
+const SOCKET_UNIT = new URL("pcache@.socket", import.meta.url);
 const USAGE = `Usage: deno task install [--prefix /usr/local] [--program dist/pcache]
        deno task uninstall [--prefix /usr/local]
 The environment variable DESTDIR is put before the prefix.`;
@@ -38,6 +39,7 @@ function files(prefix: string, program: string): InstalledFile[] {
     text("share/zsh/site-functions/_pcache", zshCompletion),
     text("share/fish/vendor_completions.d/pcache.fish", fishCompletion),
     text("lib/systemd/system/pcache@.service", () => unit(prefix)),
+    text("lib/systemd/system/pcache@.socket", () => Deno.readTextFileSync(SOCKET_UNIT)),
   ];
 }
 

@@ -224,7 +224,21 @@ and
 .BR Requires=pcache@vol.service ,
 and a device over an NBD server needs a drop\-in with
 .BR Wants=network\-online.target .
-Device names that systemd
+Further options of
+.B create
+stand in
+.IR /etc/pcache/NAME.env :
+.PP
+.in +4n
+.EX
+echo "PCACHE_CREATE_OPTIONS=\-\-listen systemd" > /etc/pcache/vol.env
+systemctl enable \-\-now pcache@vol.socket
+.EE
+.in
+.PP
+starts the device when the first client comes to
+.IR /run/pcache\-vol.sock ,
+or to what the drop\-ins of the socket's unit say. Device names that systemd
 knows consist of
 .BR "0\-9 A\-Z a\-z" " and " ":\-_.@" .
 `;
@@ -269,6 +283,9 @@ what it holds as long as it lives.
 .I /etc/pcache/NAME.table
 The table of the device NAME, for
 .BR pcache@NAME.service .
+.TP
+.I /etc/pcache/NAME.env
+PCACHE_CREATE_OPTIONS of the same, if there is such a file.
 `;
 
 const ENVIRONMENT = String.raw`
@@ -411,7 +428,11 @@ The device or file that is cached, or
 or an export of an NBD server:
 .BI nbd:// HOST\fR[\fB:\fIPORT\fR]\fB/ EXPORT
 or
-.BI nbd+unix:/// EXPORT ?socket= PATH\fR.
+.BI nbd+unix:/// EXPORT ?socket= PATH\fR,
+or under TLS
+.BI nbds:// HOST\fR.\|.\|.\fB?tls\-certificates= DIR
+or
+.BI nbds:// USER @ HOST\fR.\|.\|.\fB?tls\-psk\-file= FILE\fR.
 A server may go away and come back: hits and writes go on meanwhile, misses wait up to 30 s.
 .PP
 Words are parted at blanks. A backslash takes the next character as it is, so that a path may hold a blank.

@@ -11,6 +11,7 @@ const pack = (name: string) => new URL(`../pack/${name}`, import.meta.url).pathn
 const FILES = [
   "bin/pcache",
   "lib/systemd/system/pcache@.service",
+  "lib/systemd/system/pcache@.socket",
   "share/bash-completion/completions/pcache",
   "share/fish/vendor_completions.d/pcache.fish",
   "share/man/man5/pcache.5",
@@ -47,7 +48,10 @@ Deno.test("install puts everything under DESTDIR and the prefix, uninstall remov
     assertEquals(mode, file.startsWith("bin/") ? 0o755 : 0o644, file);
   }
   const unit = Deno.readTextFileSync(`${prefix}/lib/systemd/system/pcache@.service`);
-  assertStringIncludes(unit, "\nExecStart=/opt/p\\x20c/bin/pcache create %i ");
+  assertStringIncludes(
+    unit,
+    "\nExecStart=/opt/p\\x20c/bin/pcache create --recover $PCACHE_CREATE_OPTIONS %i ",
+  );
   assertEquals((await act("uninstall", args, env)).code, 0);
   assertEquals(await listing(rig.path("stage")), []);
   assertEquals(await act("uninstall", args, env), { code: 0, stdout: "", stderr: "" });
@@ -69,7 +73,7 @@ Deno.test("install says what is wrong", async () => {
   assertEquals([...Deno.readDirSync(rig.dir)], []);
 });
 
-Deno.test("man has nothing to say about the manual, nor systemd about the unit", async () => {
+Deno.test("man has nothing to say about the manual, nor systemd about the units", async () => {
   await using rig = Rig.make();
   const program = rig.path("program");
   Deno.writeTextFileSync(program, "#!/bin/sh\n", { mode: 0o755 });
@@ -83,9 +87,11 @@ Deno.test("man has nothing to say about the manual, nor systemd about the unit",
       assertEquals([shown.code, shown.stderr], [0, ""]);
       assertStringIncludes(shown.stdout, "pcache");
     }
-    const unit = `${prefix}/lib/systemd/system/pcache@.service`;
+    const units = ["service", "socket"].map((kind) =>
+      `${prefix}/lib/systemd/system/pcache@.${kind}`
+    );
     const env = { MANPATH: `${prefix}/share/man` }; // it looks for what Documentation= names
-    assertEquals(await run("systemd-analyze", ["verify", unit], env), {
+    assertEquals(await run("systemd-analyze", ["verify", ...units], env), {
       code: 0,
       stdout: "",
       stderr: "",
@@ -114,6 +120,7 @@ Deno.test("the unit's commands start, stop and restart a device, also one that w
 
   const inside = `
     set -eu
+    PCACHE_CREATE_OPTIONS=
     mount -t proc proc /proc
     mount -t tmpfs none /run
     mount -t tmpfs none /etc
