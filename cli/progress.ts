@@ -108,8 +108,8 @@ export function progressText(
   return parts.join(", ");
 }
 
-/** Asks a device that is being flushed for its progress now and then, until it is stopped, and shows it. */
-export class FlushProgress {
+/** Asks a device that does something long for its progress now and then, until it is stopped, and shows it. */
+export class DeviceProgress {
   readonly #control_path: string;
   readonly #screen: ProgressScreen;
   readonly #bar: ProgressBar;
@@ -123,9 +123,9 @@ export class FlushProgress {
     this.#timer = setTimeout(() => this.#ask(), screen.first_ms);
   }
 
-  /** All of its data has been written back. */
-  finish(): void {
-    this.#bar.finish("all data written back");
+  /** It is done: `text` says what. */
+  finish(text: string): void {
+    this.#bar.finish(text);
     this.stop();
   }
 
@@ -145,6 +145,9 @@ export class FlushProgress {
     }
     if (this.#timer === undefined) return;
     if (reply.ok && reply.removing) this.#show(reply.dirty_bytes, reply.writeback_errors);
+    else if (reply.ok && reply.job !== null) {
+      this.#bar.show(reply.job.done_bytes, reply.job.left_bytes);
+    }
     this.#timer = setTimeout(() => this.#ask(), this.#screen.period_ms);
   }
 

@@ -1,5 +1,5 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
-import { FlushProgress, progressText } from "./progress.ts";
+import { DeviceProgress, progressText } from "./progress.ts";
 
 const MIB = 1 << 20;
 
@@ -18,7 +18,7 @@ Deno.test("a bar, what is left, the rate, the time to go, and what goes wrong", 
   assertEquals(progressText(0, 0, NONE), `${bar(24)} 100%, 0 B left`);
 });
 
-/** Lets a `FlushProgress` ask a device that answers `dirty_bytes`, one after another; returns what it wrote. */
+/** Lets a `DeviceProgress` ask a device that answers `dirty_bytes`, one after another; returns what it wrote. */
 async function show(
   dirty_bytes: number[],
   end: "finish" | "stop",
@@ -28,7 +28,7 @@ async function show(
   using listener = Deno.listen({ transport: "unix", path: `${dir}/control` });
   let written = "";
   let now_ms = 0;
-  const progress = new FlushProgress("d", `${dir}/control`, {
+  const progress = new DeviceProgress("d", `${dir}/control`, {
     first_ms: 1,
     period_ms: 1,
     write: (text) => written += text,
@@ -39,11 +39,12 @@ async function show(
       using connection = await listener.accept();
       await connection.read(new Uint8Array(4096));
       const before = written;
-      const reply = { ok: true, removing: true, dirty_bytes: bytes, writeback_errors };
+      const reply = { ok: true, removing: true, job: null, dirty_bytes: bytes, writeback_errors };
       await connection.write(new TextEncoder().encode(JSON.stringify(reply) + "\n"));
       while (written === before) await new Promise((wake) => setTimeout(wake, 1));
     }
-    progress[end]();
+    if (end === "finish") progress.finish("all data written back");
+    else progress.stop();
     return written;
   } finally {
     progress.stop();

@@ -12,7 +12,7 @@ import { isGone, noDevice } from "./devices.ts";
 import { failedOn } from "./failure.ts";
 import type { Options } from "./options.ts";
 import { warn } from "./output.ts";
-import { FlushProgress, terminalScreen } from "./progress.ts";
+import { DeviceProgress, terminalScreen } from "./progress.ts";
 
 /** How often `--retry` tries while the device is busy, and how long it waits in between (dmsetup's numbers). */
 const RETRY_COUNT = 25;
@@ -45,13 +45,13 @@ export async function removeDevice(verb: string, name: string, options: Options)
   if (!isPublished(root, name)) throw noDevice(verb, name);
   const path = controlPath(root, name);
   const screen = options.flush ? terminalScreen() : null;
-  const progress = screen === null ? null : new FlushProgress(name, path, screen);
+  const progress = screen === null ? null : new DeviceProgress(name, path, screen);
   try {
     using end = new ProcessEnd(root, name);
     const is_deferred = await askToEnd(verb, name, path, options);
     if (is_deferred) return;
     await end.wait();
-    progress?.finish();
+    progress?.finish("all data written back");
   } catch (error) {
     throw isGone(error) ? noDevice(verb, name) : error;
   } finally {

@@ -46,6 +46,7 @@ import {
 import { Segments } from "./segments.ts";
 import { Space } from "./space.ts";
 import { EngineState, maxKeySectors } from "./state.ts";
+import { countDirty, forgetPart, scrubPart, type ScrubReport } from "./upkeep.ts";
 import { BATCH_KSETS, WriteBack } from "./writeback.ts";
 import { Writes } from "./writes.ts";
 import { DATA, ZeroAreas } from "./zeroes.ts";
@@ -422,6 +423,42 @@ export class Engine {
   /** Writes everything back as fast as possible, until switched off. */
   setDraining(on: boolean): void {
     this.#state.is_draining = on;
+  }
+
+  /** Takes everything off the log that has been written back, until switched off; `isReclaimed` tells when nothing is left. */
+  setReclaiming(on: boolean): void {
+    this.#state.is_reclaiming = on;
+  }
+
+  /** Whether the log begins at the dirty tail: no key of it is only there for clean data. */
+  isReclaimed(): boolean {
+    const { key_tail } = this.#state.cache;
+    const { durable_seg, durable_off } = this.#writeback;
+    return key_tail.seg === durable_seg && key_tail.off === durable_off && !this.#gc.is_busy;
+  }
+
+  /** Whether keys carry checksums of data, so that `scrub` has something to verify. */
+  get has_checksums(): boolean {
+    return this.#state.sums !== null;
+  }
+
+  /** Verifies a part of the data, and heals what is clean. Returns the byte to go on from; `size_bytes`: all was verified. */
+  scrub(from_bytes: number, report: ScrubReport): number {
+    return scrubPart(this.#state, from_bytes / SECTOR_BYTES, report) * SECTOR_BYTES;
+  }
+
+  /** Forgets a part of the clean data of a range of sectors. Returns the byte to go on from; `to_bytes`: there is none left. */
+  forget(from_bytes: number, to_bytes: number): number {
+    const [from, to] = [from_bytes / SECTOR_BYTES, to_bytes / SECTOR_BYTES];
+    return forgetPart(this.#state, from, to) * SECTOR_BYTES;
+  }
+
+  /** How many bytes of a part of a range of sectors are dirty; `next_bytes` is where to go on. */
+  countDirty(from_bytes: number, to_bytes: number): { dirty_bytes: number; next_bytes: number } {
+    this.#goOn();
+    const [from, to] = [from_bytes / SECTOR_BYTES, to_bytes / SECTOR_BYTES];
+    const { dirty, next } = countDirty(this.#state, from, to);
+    return { dirty_bytes: dirty * SECTOR_BYTES, next_bytes: next * SECTOR_BYTES };
   }
 
   /** Whether everything answered is durable, and the backing device has it all. */

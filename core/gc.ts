@@ -65,7 +65,7 @@ export class Gc {
   #isNeeded(is_starved: boolean): boolean {
     const { segments, cache, is_closing } = this.#state;
     if (is_closing || this.#state.barriers.has_failed) return false;
-    if (is_starved || this.#state.wants_space) return true;
+    if (is_starved || this.#state.wants_space || this.#state.is_reclaiming) return true;
     return segments.held >= Math.floor((segments.total * cache.info.gc_percent) / 100);
   }
 

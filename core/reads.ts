@@ -193,7 +193,7 @@ export class Reads implements FillWaiter {
         this.#state.counters.checksum_failures++;
         if (!index.isClean(extent)) return DAMAGED;
         this.#state.counters.healed++;
-        index.remove(start, index.sectors(extent)); // read anew, from the backing device
+        this.#state.forget(start, index.sectors(extent)); // read anew, from the backing device
         continue;
       }
       sector = stop;

@@ -42,6 +42,8 @@ export class EngineState {
   wants_space = false;
   /** Everything is to be written back as fast as possible. */
   is_draining = false;
+  /** GC takes every kset off the log that has been written back. */
+  is_reclaiming = false;
   is_closing = false;
   /** Most sectors of one key. */
   readonly max_key_sectors: number;
@@ -100,6 +102,11 @@ export class EngineState {
     if (!sums.find(seg, place, sectors)) return false;
     const addr = this.cache.dataAddr(seg, sums.found_start * SECTOR);
     return (this.memory.crc32c(addr, sums.found_sectors * SECTOR) | 0) === sums.found_crc;
+  }
+
+  /** Takes a range that is not dirty out of the index. The keys that it came from may still be in the log. */
+  forget(sector: number, sectors: number): void {
+    this.index.remove(sector, sectors);
   }
 
   /**

@@ -100,7 +100,7 @@ export class BareDevice<D> {
       case "info":
         return this.#info();
       case "progress":
-        return { ok: true, removing: false, dirty_bytes: 0, writeback_errors: 0 };
+        return { ok: true, removing: false, job: null, dirty_bytes: 0, writeback_errors: 0 };
       case "load":
         return answering(() => this.#load(request.table));
       case "clear":

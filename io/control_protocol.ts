@@ -164,11 +164,19 @@ export interface MessageReply {
   text: string;
 }
 
-/** How far a removal is. */
+/** How far a message is that takes long (jobs.ts). */
+export interface JobProgress {
+  done_bytes: number;
+  left_bytes: number;
+}
+
+/** How far a removal or a message is. */
 export interface ProgressReply {
   ok: true;
   /** True from a `remove` on until it ends or is given up. */
   removing: boolean;
+  /** null: no message is under way that takes long. */
+  job: JobProgress | null;
   /** Bytes still to be written to the backing device. */
   dirty_bytes: number;
   /** Write-back requests that the backing device failed since the device was created. */

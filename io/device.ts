@@ -34,6 +34,7 @@ import { closeDevice, type DeviceFile, openDevice } from "./files.ts";
 import type { Frontend } from "./frontend.ts";
 import { goneBacking } from "./gone_backing.ts";
 import { type Entrance, listenUnix, prepareEntrance, removeFile } from "./listening.ts";
+import { Jobs } from "./jobs.ts";
 import { Medium } from "./medium.ts";
 import { readingTeller } from "./reading.ts";
 import type { Export } from "./nbd/handshake.ts";
@@ -219,6 +220,7 @@ class Device {
   readonly #control: ControlServer;
   readonly #removal: Removal;
   readonly #suspension: Suspension;
+  readonly #jobs: Jobs;
   readonly #watch: Watch;
   readonly #pace: Pace;
   #inactive: TableConfig | null = null;
@@ -264,6 +266,11 @@ class Device {
       admit: (on) => this.#admit(on),
       stop: (force) => this.#frontend.stop(force),
       backingTrouble: () => this.#backing.trouble,
+    });
+    this.#jobs = new Jobs({
+      engine,
+      backingTrouble: () => this.#backing.trouble,
+      now_ms: () => performance.now(),
     });
     this.#suspension = new Suspension({
       engine: {
@@ -344,6 +351,7 @@ class Device {
     this.#removal.clientGone(client);
     this.#suspension.clientGone(client);
     this.#shell.events.forget(client);
+    this.#jobs.clientGone(client);
     if (client === this.#wiper) this.#wiper = -1;
   }
 
@@ -359,6 +367,7 @@ class Device {
     this.#control.turn(now_ms);
     if (this.#suspension.is_pending) this.#suspendOn(now_ms);
     if (this.#shell.is_deferred) this.#removeDeferred(now_ms);
+    if (this.#jobs.is_under_way) this.#jobOn(now_ms);
     if (this.#removal.is_under_way) this.#removeOn(now_ms);
     if (this.#watch.look(now_ms)) this.#shell.raise();
     this.#pace.look(now_ms);
@@ -388,9 +397,20 @@ class Device {
       this.#frontend.nextTimerMs(now_ms),
       this.#shell.is_deferred ? DEFERRED_LOOK_MS : Infinity,
       this.#control.nextTimerMs(now_ms),
+      this.#jobs.nextTimerMs(),
       this.#removal.nextTimerMs(),
       this.#suspension.nextTimerMs(),
     );
+  }
+
+  /** A message that takes long. When the device ends, it ends unfinished. */
+  #jobOn(now_ms: number): void {
+    const is_ending = this.#removal.is_under_way || this.#is_wiped;
+    const end = is_ending ? this.#jobs.cancel() : this.#jobs.step(now_ms);
+    this.#engine.pump(now_ms);
+    if (end === null) return;
+    if (end.reply.ok) this.#shell.raise();
+    this.#control.reply(end.client, end.reply);
   }
 
   #removeOn(now_ms: number): void {
@@ -438,7 +458,7 @@ class Device {
       case "stats":
         return this.#stats();
       case "message":
-        return this.#message(request.args);
+        return this.#message(request.args, client);
       case "progress":
         return this.#progress();
       case "suspend":
@@ -614,9 +634,12 @@ class Device {
     };
   }
 
-  #message(args: string[]): ControlReply {
+  #message(args: string[], client: number): ControlReply | null {
     const [word, value] = args;
     if (this.#is_wiped) return { ok: false, error: `${INVALID}: the table was wiped` };
+    if (this.#removal.is_under_way) return { ok: false, error: BUSY };
+    const begun = this.#jobs.ask(args, client);
+    if (begun !== undefined) return begun;
     if (word !== "gc_percent" || value === undefined || args.length !== 2) {
       return { ok: false, error: `${INVALID}: message "${args.join(" ")}" is not known` };
     }
@@ -632,7 +655,8 @@ class Device {
   #progress(): ControlReply {
     const { dirty_bytes, backing_write_errors, backing_flush_errors } = this.#engine.counters;
     const writeback_errors = backing_write_errors + backing_flush_errors;
-    return { ok: true, removing: this.#removal.is_under_way, dirty_bytes, writeback_errors };
+    const job = this.#jobs.progress;
+    return { ok: true, removing: this.#removal.is_under_way, job, dirty_bytes, writeback_errors };
   }
 }
 
