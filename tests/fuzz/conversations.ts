@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Random } from "../../io/nbd/fakes.ts";
+import { HELLO, type Random } from "../../io/nbd/fakes.ts";
 import * as nbd from "../../io/nbd/protocol.ts";
 import { contextQuery, option, u32, u64 } from "../../io/nbd/rig.ts";
 import { EXTENDED, requestMagic, SIMPLE, STRUCTURED } from "../../io/nbd/session.ts";
@@ -16,6 +16,8 @@ export interface Message {
   /** Where its payload, or its data, begins. */
   readonly head_bytes: number;
   bytes: Uint8Array;
+  /** The next one is not sent before the server has answered this one. */
+  readonly waits: boolean;
 }
 
 export interface Conversation {
@@ -50,7 +52,7 @@ const OPTIONS = [
   nbd.OPT_INFO,
   nbd.OPT_LIST_META_CONTEXT,
   nbd.OPT_SET_META_CONTEXT,
-  5, // STARTTLS
+  nbd.OPT_STARTTLS,
   77,
 ];
 const QUERIES = ["base:allocation", "pcache:dirty", "base:", "pcache:", "other:x", "none"];
@@ -58,6 +60,9 @@ const U32_MAX = 2 ** 32 - 1;
 /** Numbers near which things break. */
 const EDGES = [0, 1, 511, 512, MAX_BYTES, MAX_BYTES + 1, SIZE_BYTES, 2 ** 31, U32_MAX];
 
+/** STARTTLS as it should be, and the handshake behind it. */
+const STARTTLS = "TLS: STARTTLS";
+const SHAKE = "TLS: handshake";
 const GO = `: option ${nbd.OPT_GO}`;
 
 /** What can be done to a message. */
@@ -75,7 +80,7 @@ type Change = typeof CHANGES[number];
 
 /** Every state that `converse` can change something in. */
 export function allStates(): string[] {
-  const states = ["client flags"];
+  const states = ["client flags", STARTTLS, SHAKE];
   for (const style of STYLE_NAMES) {
     for (const number of [...OPTIONS, nbd.OPT_GO]) states.push(`${style}: option ${number}`);
     for (const type of COMMANDS) states.push(`${style}: command ${type}`);
@@ -90,11 +95,16 @@ export function allStates(): string[] {
   return states;
 }
 
-/** A conversation, changed in up to three places. */
-export function converse(random: Random): Conversation {
+/** A conversation, in the clear or under TLS, changed in up to three places. */
+export function converse(random: Random, has_tls: boolean): Conversation {
   const messages = [
     message("client flags", u32(nbd.FLAG_FIXED_NEWSTYLE | random.next(2) * nbd.FLAG_NO_ZEROES)),
   ];
+  if (has_tls) {
+    if (random.chance(30)) messages.push(optionMessage(SIMPLE, nbd.OPT_LIST, []));
+    messages.push({ ...message(STARTTLS, option(nbd.OPT_STARTTLS, [])), waits: true });
+    messages.push(message(SHAKE, [HELLO]));
+  }
   const style = negotiate(random, messages);
   const negotiated = messages.length;
   for (let count = random.next(12); count > 0; count--) messages.push(request(random, style));
@@ -131,7 +141,7 @@ function message(state: string, head: number[], payload?: Uint8Array): Message {
   const bytes = new Uint8Array(head.length + (payload?.length ?? 0));
   bytes.set(head);
   if (payload !== undefined) bytes.set(payload, head.length);
-  return { state, head_bytes: head.length, bytes };
+  return { state, head_bytes: head.length, bytes, waits: false };
 }
 
 function optionMessage(style: number, number: number, data: ArrayLike<number>): Message {
@@ -171,6 +181,8 @@ function negotiate(random: Random, messages: Message[]): number {
 function optionData(random: Random, number: number): ArrayLike<number> {
   if (number === nbd.OPT_INFO) return infoQuery(random);
   if (number === nbd.OPT_LIST) return [];
+  // Without data it would be taken at its word.
+  if (number === nbd.OPT_STARTTLS) return payload(random, 1 + random.next(40));
   if (number !== nbd.OPT_LIST_META_CONTEXT && number !== nbd.OPT_SET_META_CONTEXT) {
     return payload(random, random.next(40));
   }

@@ -13,6 +13,7 @@ import { assert } from "@std/assert";
 import { Buffer } from "node:buffer";
 import { OK } from "../../core/errors.ts";
 import { type FakeEngine, Random } from "../../io/nbd/fakes.ts";
+import type { TlsPolicy } from "../../io/nbd/handshake.ts";
 import * as nbd from "../../io/nbd/protocol.ts";
 import { type Client, Rig, type RigOptions, STYLES } from "../../io/nbd/rig.ts";
 import type { NbdServer } from "../../io/nbd/server.ts";
@@ -26,6 +27,10 @@ const SLOTS = 6;
 /** A conversation that is not over by then never will be. */
 const MAX_TURNS = 20_000;
 
+/** What servers with the fake ring do with TLS (the fake one). */
+const TLS_POLICIES: readonly TlsPolicy[] = ["off", "off", "on", "require"];
+/** When so many turns have done nothing, there is no answer to come. */
+const ANSWER_TURNS = 4;
 /** When nothing is left and nothing has moved for so long, a conversation is over. */
 const QUIET_TURNS = 3;
 
@@ -125,10 +130,12 @@ class Fuzzer {
   readonly #random: Random;
   readonly #rig: Stage;
   readonly #witness: Client<Socket>;
+  readonly #tls: TlsPolicy;
   #serial = 0;
 
   constructor(seed: number) {
     this.loop = loopOf(seed);
+    this.#tls = this.loop === "fake" ? TLS_POLICIES[seed % TLS_POLICIES.length]! : "off";
     this.#random = new Random(seed);
     const options = {
       seed,
@@ -138,7 +145,7 @@ class Fuzzer {
       max_request_bytes: MAX_BYTES,
       read_only: false,
       receives_past_caches: this.#random.chance(50),
-      tls: "off" as const,
+      tls: this.#tls,
     };
     const chop_bytes = [0, 0, 100, 5][this.#random.next(4)]!;
     this.#rig = openStage(this.loop, options, chop_bytes);
@@ -148,12 +155,16 @@ class Fuzzer {
   }
 
   next(): Conversation {
-    const conversation = converse(this.#random);
+    const has_tls = this.#tls === "require" || this.#tls === "on" && this.#random.chance(50);
+    const conversation = converse(this.#random, has_tls);
     const { messages, changes, answers } = conversation;
     const socket = this.#rig.connect();
     this.#askWitness();
     this.#disturb(socket);
-    for (const { bytes } of messages) this.#deliver(socket, bytes);
+    for (const { bytes, waits } of messages) {
+      this.#deliver(socket, bytes);
+      if (waits) this.#waitForAnswer(socket);
+    }
     this.#calm(socket);
     if (this.#random.chance(50)) this.#turns(this.#random.next(30));
     socket.client_ended = true;
@@ -183,6 +194,14 @@ class Fuzzer {
       at += len;
       if (this.#random.chance(60)) this.#turns(1 + this.#random.next(4));
     }
+  }
+
+  /** Reads until nothing more comes. */
+  #waitForAnswer(socket: Socket): void {
+    const { stuck } = socket;
+    socket.stuck = false;
+    for (let quiet = 0; quiet < ANSWER_TURNS; quiet++) if (this.#rig.turn()) quiet = 0;
+    socket.stuck = stuck;
   }
 
   #turns(count: number): void {

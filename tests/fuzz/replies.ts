@@ -35,6 +35,7 @@ export function checkReplies(got: Uint8Array): number {
     assert(len <= nbd.MAX_OPTION_BYTES, `an option reply of ${len} bytes`);
     at += OPTION_REPLY_BYTES + len;
     if (type !== nbd.REP_ACK) continue;
+    if (option === nbd.OPT_STARTTLS) style = SIMPLE;
     if (option === nbd.OPT_STRUCTURED_REPLY) style = STRUCTURED;
     if (option === nbd.OPT_EXTENDED_HEADERS) style = EXTENDED;
     if (option !== nbd.OPT_GO) continue;
