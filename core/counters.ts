@@ -32,6 +32,8 @@ export class Counters {
   checksum_failures = 0;
   /** Of these, clean ones: read from the backing device instead. */
   healed = 0;
+  /** Bytes of writes that went around the cache, straight to the backing device. */
+  around_bytes = 0;
   backing_read_errors = 0;
   backing_write_errors = 0;
   backing_flush_errors = 0;

@@ -12,8 +12,11 @@
  */
 
 import { assert } from "./assert.ts";
+import { Arounds } from "./arounds.ts";
+import { BACKING_FLUSH_ID, BackingFlushes } from "./backing_flushes.ts";
 import { Barriers } from "./barriers.ts";
 import { Buffers } from "./buffers.ts";
+import { CACHE_MODES, type CacheMode, modeNumber } from "./cache_mode.ts";
 import { Counters } from "./counters.ts";
 import { CacheError, OK } from "./errors.ts";
 import { ExtentIndex } from "./extent_index.ts";
@@ -46,6 +49,7 @@ import {
 import { Segments } from "./segments.ts";
 import { Space } from "./space.ts";
 import { EngineState, maxKeySectors } from "./state.ts";
+import { Through } from "./through.ts";
 import { countDirty, forgetPart, scrubPart, type ScrubReport } from "./upkeep.ts";
 import { BATCH_KSETS, WriteBack } from "./writeback.ts";
 import { Writes } from "./writes.ts";
@@ -57,6 +61,8 @@ export interface EngineOptions {
   /** Its `size_bytes`, rounded down to sectors, is the size of the cached device. */
   readonly backing: Backing;
   readonly cache: OpenedCache;
+  /** The mode from now on, stored with the cache; the one that is stored if left out. */
+  readonly cache_mode?: CacheMode;
   /** The time, in ms of any monotonic clock; the same one that `pump` is given. */
   readonly now_ms: number;
   /** Told how far the opening is. */
@@ -123,6 +129,7 @@ export class Engine {
   readonly #gc: Gc;
   readonly #latencies: Latencies;
   #gc_percent_wanted = -1;
+  #mode_wanted = -1;
   #info_barrier = 0;
 
   private constructor(state: EngineState, replayed: Replayed, limits: Limits) {
@@ -168,6 +175,8 @@ export class Engine {
     const tables = { index, segments, sums };
     const replayed = replay(cache, memory, size_sectors * SECTOR_BYTES, tables, onRead);
     const barriers = new Barriers(memory);
+    const backing_flushes = new BackingFlushes(backing);
+    const { cache_mode = CACHE_MODES[cache.info.mode]! } = options;
     const requests = new Requests(limits.requests);
     const state = new EngineState(
       cache,
@@ -196,9 +205,15 @@ export class Engine {
       new RequestQueue(requests),
       new RequestQueue(requests),
       counters,
+      new Through(cache_mode, replayed.keys_to_write_back),
+      backing_flushes,
+      new Arounds(backing_flushes, index.subtrees),
       now_ms,
     );
-    return new Engine(state, replayed, limits);
+    const engine = new Engine(state, replayed, limits);
+    const mode = modeNumber(cache_mode);
+    if (mode !== cache.info.mode) engine.#mode_wanted = mode; // the first turn stores it
+    return engine;
   }
 
   /** What the engine has counted. */
@@ -351,7 +366,14 @@ export class Engine {
   /** Backing request `id` has ended: 0 or an error number. */
   backingDone(id: number, errno: number): void {
     if (this.#writeback.owns(id)) this.#writeback.done(id, errno);
+    else if (id === BACKING_FLUSH_ID) this.#backingFlushed(errno);
     else this.#fills.done(id, errno, this.#writes, this.#reads);
+  }
+
+  #backingFlushed(errno: number): void {
+    const { backing_flushes, counters } = this.#state;
+    backing_flushes.end(errno);
+    if (errno !== 0) counters.backing_flush_errors++;
   }
 
   /** The barrier that `Memory.barrier` started has ended: 0 or an error number. */
@@ -417,6 +439,29 @@ export class Engine {
       throw new CacheError(`gc_percent ${percent}, but it must be 0..${GC_PERCENT_MAX}`);
     }
     this.#gc_percent_wanted = percent;
+    this.#storeInfo();
+  }
+
+  /** What is done with writes and misses. */
+  get cache_mode(): CacheMode {
+    return this.#state.through.mode;
+  }
+
+  /**
+   * Whether the mode's promise holds: in writethrough and writearound the backing device has everything that was dirty when the mode
+   * began, so that the cache device is not needed for what has been flushed since. Always true in the other modes.
+   */
+  get is_mode_settled(): boolean {
+    const { through, log } = this.#state;
+    return !through.is_on || through.isSettled(log.appended);
+  }
+
+  /** Sets the cache mode, which holds for the requests that come next; stored with the cache. */
+  setCacheMode(mode: CacheMode): void {
+    const { through, log } = this.#state;
+    this.#goOn();
+    through.setMode(mode, log.appended);
+    this.#mode_wanted = modeNumber(mode);
     this.#storeInfo();
   }
 
@@ -488,6 +533,7 @@ export class Engine {
   isClosed(): boolean {
     const { log, barriers, is_closing } = this.#state;
     if (!is_closing || barriers.is_under_way || this.#writeback.is_under_way) return false;
+    if (this.#state.backing_flushes.is_under_way) return false;
     if (barriers.has_failed) return true;
     return log.durable === log.appended && this.#writeback.is_idle && !this.#gc.is_busy &&
       barriers.isDone(this.#info_barrier);
@@ -508,6 +554,7 @@ export class Engine {
     any = state.barriers.step() || any;
     any = this.#flushes.step() || any;
     any = this.#writeback.step(is_starved) || any;
+    any = state.backing_flushes.step() || any;
     const { durable_seg, durable_off } = this.#writeback;
     any = this.#gc.step(is_starved, durable_seg, durable_off) || any;
     any = this.#writes.step() || any;
@@ -515,12 +562,16 @@ export class Engine {
     return this.#fills.step() || any;
   }
 
-  /** Stores a changed `gc_percent`. One barrier lies between two stores, so that one slot is always whole. */
+  /** Stores what was changed of the cache info. One barrier lies between two stores, so that one slot is always whole. */
   #storeInfo(): boolean {
-    if (this.#gc_percent_wanted < 0) return false;
+    if (this.#gc_percent_wanted < 0 && this.#mode_wanted < 0) return false;
     if (!this.#state.barriers.isDone(this.#info_barrier)) return false;
-    this.#state.cache.info.setGcPercent(this.#gc_percent_wanted);
+    const { info } = this.#state.cache;
+    if (this.#gc_percent_wanted >= 0) info.setGcPercent(this.#gc_percent_wanted);
+    if (this.#mode_wanted >= 0) info.setMode(this.#mode_wanted);
+    info.store();
     this.#gc_percent_wanted = -1;
+    this.#mode_wanted = -1;
     this.#info_barrier = this.#state.barriers.cover();
     return true;
   }

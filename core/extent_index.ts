@@ -202,6 +202,19 @@ export class ExtentIndex {
     return this.#found();
   }
 
+  /** Where the hole that `sector` lies in ends, at most `limit`, in its subtree: `sector` itself if that is cached. Dead extents are part of it. */
+  holeEnd(sector: number, limit: number): number {
+    const base = sector - (sector % SUBTREE_SECTORS);
+    while (sector < limit) {
+      const extent = this.find(sector);
+      if (extent < 0) return limit;
+      const start = base + this.start(extent);
+      if (this.isLive(extent)) return Math.max(sector, Math.min(limit, start));
+      sector = start + this.sectors(extent);
+    }
+    return limit;
+  }
+
   /** Notes that the index will be asked about `sector`, or changed there, after the next `fetch`. Most: MAX_EXPECTED. */
   expect(sector: number): void {
     const at = this.#expected++;

@@ -5,6 +5,9 @@
  * same range waits for it. When its bytes come, what is left of the placeholder is stored as clean keys; a write
  * that came meanwhile has cut its part out.
  *
+ * A write that goes around the cache (`arounds.ts`) is a fill the other way: its payload is received into the buffer, and written to
+ * the backing device from there, while its placeholder keeps others from the range. Nothing of it is stored in the cache.
+ *
  * Invariants:
  * - a fill lies in one subtree; its buffer is held until its last reference is gone: its own while it is under way,
  *   and one for each piece that waits for it or is answered from it;
@@ -16,18 +19,37 @@
 import { EIO } from "./errors.ts";
 import { SUBTREE_SECTORS } from "./extent_index.ts";
 import { SECTOR_BYTES } from "./format.ts";
+import type { Gather } from "./platform.ts";
 import { SlotPool } from "./slot_pool.ts";
 import type { EngineState } from "./state.ts";
 
 /** Longest fill, in sectors: 1 MiB. */
 const MAX_FILL_SECTORS = 2048;
-/** Ids of backing reads: 0 .. MAX_FILL_READS-1. */
+/** Ids of backing reads, and of writes that go around: 0 .. MAX_FILL_READS-1. */
 export const MAX_FILL_READS = 256;
 
 /** Told when what a piece waited for has come. */
 export interface FillWaiter {
   /** The fill ended; the piece's bytes are in its buffer unless `errno` says otherwise. */
   filled(piece: number, errno: number): void;
+}
+
+/** A fill that reads; one that writes has the epoch it began in (`arounds.ts`). */
+const READS = 2;
+
+/** The one range of a write. */
+class OneRange implements Gather {
+  readonly count = 1;
+  addr_bytes = 0;
+  len_bytes = 0;
+
+  addr(): number {
+    return this.addr_bytes;
+  }
+
+  len(): number {
+    return this.len_bytes;
+  }
 }
 
 /** The fills under way. */
@@ -41,6 +63,9 @@ export class Fills {
   readonly #first_waiter: Int32Array;
   /** Fills that wait for a free id, in order. */
   readonly #next: Int32Array;
+  /** READS, or the epoch of a write. */
+  readonly #kind: Uint8Array;
+  readonly #range = new OneRange();
   #queue_first = -1;
   #queue_last = -1;
   readonly #ids = new SlotPool(MAX_FILL_READS);
@@ -57,6 +82,7 @@ export class Fills {
     this.#refs = new Uint32Array(most);
     this.#first_waiter = new Int32Array(most);
     this.#next = new Int32Array(most);
+    this.#kind = new Uint8Array(most);
   }
 
   /** How many fills hold a buffer. */
@@ -78,16 +104,43 @@ export class Fills {
    * fill; `sectorsOf` says how much it covers.
    */
   start(sector: number, sectors: number): number {
-    const { buffers, index, counters } = this.#state;
+    const { index, counters } = this.#state;
+    const fill = this.#take(sector, sectors);
+    index.insertPlaceholder(sector, this.#sectors[fill]!, fill);
+    counters.fills++;
+    this.#enqueue(fill);
+    return fill;
+  }
+
+  /**
+   * Takes a buffer for a write that is to go around the cache: at most `sectors`, which lie in one subtree. Buffer space was checked.
+   * Returns the fill, with the reference of the piece that will name it.
+   */
+  takeForWrite(sector: number, sectors: number): number {
+    return this.#take(sector, sectors);
+  }
+
+  /** Starts the write of a piece whose payload lies in its fill's buffer. Its range is a hole of the index. */
+  startWrite(piece: number): void {
+    const { index, pieces, arounds } = this.#state;
+    const fill = pieces.fill[piece]!;
+    this.#kind[fill] = arounds.begin();
+    this.#refs[fill] = this.#refs[fill]! + 1;
+    pieces.next_waiter[piece] = -1;
+    this.#first_waiter[fill] = piece;
+    index.insertPlaceholder(this.#sector[fill]!, this.#sectors[fill]!, fill);
+    this.#enqueue(fill);
+  }
+
+  #take(sector: number, sectors: number): number {
+    const { buffers } = this.#state;
     const fill = this.#pool.take();
     this.#addr[fill] = buffers.take(Math.min(sectors, MAX_FILL_SECTORS));
     this.#sector[fill] = sector;
     this.#sectors[fill] = buffers.taken_sectors;
     this.#refs[fill] = 1;
     this.#first_waiter[fill] = -1;
-    index.insertPlaceholder(sector, buffers.taken_sectors, fill);
-    counters.fills++;
-    this.#enqueue(fill);
+    this.#kind[fill] = READS;
     return fill;
   }
 
@@ -150,7 +203,13 @@ export class Fills {
       this.#fill_of_id[id] = fill;
       const off_bytes = this.#sector[fill]! * SECTOR_BYTES;
       const len_bytes = this.#sectors[fill]! * SECTOR_BYTES;
-      this.#state.backing.read(id, off_bytes, len_bytes, this.#addr[fill]!);
+      const addr = this.#addr[fill]!;
+      if (this.#kind[fill] === READS) this.#state.backing.read(id, off_bytes, len_bytes, addr);
+      else {
+        this.#range.addr_bytes = addr;
+        this.#range.len_bytes = len_bytes;
+        this.#state.backing.write(id, off_bytes, len_bytes, this.#range);
+      }
       any = true;
     }
     return any;
@@ -161,12 +220,23 @@ export class Fills {
     const fill = this.#fill_of_id[id]!;
     this.#ids.put(id);
     const result = errno === 0 ? 0 : EIO;
-    if (errno !== 0) this.#state.counters.backing_read_errors++;
+    const epoch = this.#kind[fill]!;
+    const is_read = epoch === READS;
+    if (!is_read) this.#endWrite(fill, epoch, errno);
+    else if (errno !== 0) this.#state.counters.backing_read_errors++;
     // Edges first: they need the placeholder to see whether the buffer is still the newest, and cut it.
     this.#tell(fill, result, edges, true);
-    this.#settle(fill, errno === 0);
+    this.#settle(fill, is_read && errno === 0 && this.#state.through.keeps_misses);
     this.#tell(fill, result, reads, false);
     this.unref(fill);
+  }
+
+  /** A write has ended that went around the cache. */
+  #endWrite(fill: number, epoch: number, errno: number): void {
+    const { arounds, counters } = this.#state;
+    arounds.end(epoch as 0 | 1, this.#sector[fill]!);
+    if (errno !== 0) counters.backing_write_errors++;
+    else counters.around_bytes += this.#sectors[fill]! * SECTOR_BYTES;
   }
 
   /** Tells the waiters of one kind: those that write, or those that read. */
@@ -214,8 +284,9 @@ export class Fills {
   }
 
   #storeRange(fill: number, sector: number, sectors: number): void {
-    const { space, log, index, memory, segments, counters } = this.#state;
+    const { space, log, index, memory, segments, counters, arounds } = this.#state;
     const end = sector + sectors;
+    const is_clean = !arounds.isVolatile(sector);
     while (sector < end) {
       if (space.available_sectors === 0 || log.available === 0) {
         this.#state.wants_space = true;
@@ -228,7 +299,7 @@ export class Fills {
       const addr = this.#state.cache.dataAddr(taken_seg, taken_place * SECTOR_BYTES);
       memory.copy(addr, this.addrOf(fill, sector), taken_sectors * SECTOR_BYTES);
       log.reserve(1);
-      this.#state.enter(sector, taken_sectors, taken_seg, taken_place, true);
+      this.#state.enter(sector, taken_sectors, taken_seg, taken_place, is_clean);
       segments.unpin(taken_seg);
       sector += taken_sectors;
     }

@@ -80,6 +80,7 @@ export const INFO_INIT_DONE = 1 << 1;
 export const INFO_MODE_SHIFT = 2;
 export const INFO_MODE_MASK = 0xf;
 export const MODE_WRITEBACK = 0;
+export const MODE_MAX = 3;
 export const INFO_GC_SHIFT = 6;
 export const INFO_GC_MASK = 0x7f;
 /** Every bit that has a meaning. */

@@ -13,6 +13,7 @@
  */
 
 import { assert } from "./assert.ts";
+import { type CacheMode, modeNumber } from "./cache_mode.ts";
 import { crc32c } from "./crc32c.ts";
 import { CacheError } from "./errors.ts";
 import {
@@ -28,7 +29,6 @@ import {
   INFO_GC_SHIFT,
   INFO_INIT_DONE,
   INFO_KNOWN_FLAGS,
-  INFO_MODE_MASK,
   INFO_MODE_SHIFT,
   INFO_STRIDE_BYTES,
   KERNEL_GEOMETRY,
@@ -36,7 +36,7 @@ import {
   KSET_HEADER_BYTES,
   KSET_IS_NONE,
   KSET_MAX_BYTES,
-  MODE_WRITEBACK,
+  MODE_MAX,
   putU32,
   SB_BIG_ENDIAN,
   SEGMENT_HAS_NEXT,
@@ -62,6 +62,8 @@ export interface OpenOptions {
   readonly geometry?: Geometry;
   /** What a new cache gets, and what an existing one must have. */
   readonly data_crc: boolean;
+  /** What a new cache gets: writeback if left out. An existing one keeps its mode: see `EngineOptions`. */
+  readonly cache_mode?: CacheMode;
   /** True: make a new cache, whatever the device holds. All its content is lost. */
   readonly format?: boolean;
 }
@@ -72,6 +74,8 @@ export interface Inspection {
   readonly fresh: boolean;
   readonly geometry: Geometry;
   readonly data_crc: boolean;
+  /** What a new cache gets. */
+  readonly cache_mode: CacheMode;
   /** The existing cache; undefined when `fresh`. */
   readonly cache: OpenedCache | undefined;
 }
@@ -163,9 +167,9 @@ const NO_SEGMENT = 0xffff_ffff;
  */
 export function inspectCache(memory: Memory, options: OpenOptions): Inspection {
   const geometry = options.geometry ?? KERNEL_GEOMETRY;
-  const { data_crc } = options;
+  const { data_crc, cache_mode = "writeback" } = options;
   checkSize(memory, geometry);
-  const fresh: Inspection = { fresh: true, geometry, data_crc, cache: undefined };
+  const fresh: Inspection = { fresh: true, geometry, data_crc, cache_mode, cache: undefined };
   if (options.format) return fresh;
 
   const info = new CacheInfo(memory);
@@ -183,7 +187,7 @@ export function inspectCache(memory: Memory, options: OpenOptions): Inspection {
   for (let seg = 0; seg < cache.n_segs; seg++) cache.generations.load(seg);
   loadTail(cache, cache.key_tail);
   loadTail(cache, cache.dirty_tail);
-  return { fresh: false, geometry, data_crc, cache };
+  return { fresh: false, geometry, data_crc, cache_mode, cache };
 }
 
 /** Makes the inspected cache ready for the engine: formats it if it is new. Throws when the medium failed. */
@@ -266,9 +270,8 @@ export function checkInfo(info: CacheInfo, seg_num: number, data_crc: boolean): 
       `cache info: flags ${hex(flags)}, but only ${hex(INFO_KNOWN_FLAGS)} are known`,
     );
   }
-  const mode = (flags >>> INFO_MODE_SHIFT) & INFO_MODE_MASK;
-  if (mode !== MODE_WRITEBACK) {
-    throw new CacheError(`cache info: cache mode ${mode}, but only 0 (writeback) is supported`);
+  if (info.mode > MODE_MAX) {
+    throw new CacheError(`cache info: cache mode ${info.mode}, but it must be 0..${MODE_MAX}`);
   }
   if (gc_percent > GC_PERCENT_MAX) {
     throw new CacheError(
@@ -396,14 +399,14 @@ function findTrace(memory: Memory, geometry: Geometry): string | undefined {
 
 /** Formats the device: all segments become one chain, in order. */
 function formatCache(memory: Memory, inspection: Inspection): OpenedCache {
-  const { geometry, data_crc } = inspection;
+  const { geometry, data_crc, cache_mode } = inspection;
   const seg_num = segmentsOn(geometry, memory.cache_bytes);
   settleInfo(memory);
   const info = new CacheInfo(memory);
   info.loadSequence();
   info.seg_id = 0;
   info.n_segs = seg_num;
-  info.flags = (data_crc ? INFO_DATA_CRC : 0) | MODE_WRITEBACK << INFO_MODE_SHIFT |
+  info.flags = (data_crc ? INFO_DATA_CRC : 0) | modeNumber(cache_mode) << INFO_MODE_SHIFT |
     GC_PERCENT_DEFAULT << INFO_GC_SHIFT;
   storeTwice(memory, info);
 

@@ -169,6 +169,7 @@ Deno.test("format: asked for over a cache, nothing of the old one can be seen", 
   builder.cache.key_tail.store(1, 64);
   builder.cache.dirty_tail.store(1, 64);
   builder.cache.info.setGcPercent(13);
+  builder.cache.info.store();
   const { memory } = builder;
   const cache = prepareCache(memory, inspectCache(memory, FORMAT));
   assert(cache.fresh);
@@ -370,7 +371,7 @@ Deno.test("refused: each field, with the value and what was wanted", () => {
     [INFO, 12, 4, "the chain goes on after cache segment 3, but it must have 4 segments"],
     [INFO, 16, 0x3183, `cache info: flags 0x3183, ${all_flags}`],
     [INFO, 16, 0x8000_1183, `cache info: flags 0x80001183, ${all_flags}`],
-    [INFO, 16, 0x1187, "cache info: cache mode 1, but only 0 (writeback) is supported"],
+    [INFO, 16, 0x1193, "cache info: cache mode 4, but it must be 0..3"],
     [INFO, 16, 3 | 91 << 6, "cache info: gc_percent 91, but it must be 0..90"],
     [INFO, 16, 0x1182, "the cache was made with data_crc false, but data_crc true was asked for"],
     [segmentInfo(2), 12, 5, "segment info of device segment 2: next_seg 5, but the device has 5"],

@@ -180,7 +180,7 @@ export class Reads implements FillWaiter {
       if (start > sector || !index.isLive(extent)) {
         has_room ||= may_fill && buffers.free_sectors >= to - sector;
         if (!has_room) return NO_ROOM;
-        sector = this.#readHole(slot, sector, this.#holeEnd(sector, limit));
+        sector = this.#readHole(slot, sector, index.holeEnd(sector, limit));
         continue;
       }
       const stop = Math.min(limit, start + index.sectors(extent));
@@ -192,27 +192,12 @@ export class Reads implements FillWaiter {
       } else {
         this.#state.counters.checksum_failures++;
         if (!index.isClean(extent)) return DAMAGED;
-        this.#state.counters.healed++;
-        this.#state.forget(start, index.sectors(extent)); // read anew, from the backing device
+        this.#state.heal(start, extent);
         continue;
       }
       sector = stop;
     }
     return COMPLETE;
-  }
-
-  /** Where the hole that `sector` lies in ends, at most `limit`; dead extents are part of it. */
-  #holeEnd(sector: number, limit: number): number {
-    const { index } = this.#state;
-    const subtree = sector - (sector % SUBTREE);
-    while (sector < limit) {
-      const extent = index.find(sector);
-      if (extent < 0) return limit;
-      const start = subtree + index.start(extent);
-      if (index.isLive(extent)) return Math.min(limit, start);
-      sector = start + index.sectors(extent);
-    }
-    return limit;
   }
 
   /** Starts fills for a hole. Returns its end. */

@@ -48,6 +48,8 @@ export interface Replayed {
   readonly head_seg: number;
   readonly head_off: number;
   readonly keys: number;
+  /** Of these, keys behind the dirty tail. */
+  readonly keys_to_write_back: number;
   /** Bytes of dirty keys between the dirty tail and the key head, each write counted. */
   readonly dirty_bytes: number;
 }
@@ -76,6 +78,7 @@ export function replay(
   const { key_tail, dirty_tail } = cache;
   const reader = new LogReader(cache, memory, key_tail.seg, key_tail.off);
   let keys = 0;
+  let keys_to_write_back = 0;
   const dirty_bytes = new Float64Array(cache.n_segs); // of the keys that count, by segment
   let met_dirty_tail = false;
   let read_bytes = 0;
@@ -102,6 +105,7 @@ export function replay(
         }
       }
       keys += reader.key_num;
+      if (met_dirty_tail) keys_to_write_back += reader.key_num;
     }
     if (kind === LOG_LAST) claimNext(reader, tables.segments);
     reader.advance(kind);
@@ -128,7 +132,13 @@ export function replay(
   memory.barrierSync();
   tables.segments.settle();
   const dirty_sum = dirty_bytes.reduce((sum, bytes) => sum + bytes, 0);
-  return { head_seg: reader.seg, head_off: reader.off, keys, dirty_bytes: dirty_sum };
+  return {
+    head_seg: reader.seg,
+    head_off: reader.off,
+    keys,
+    keys_to_write_back,
+    dirty_bytes: dirty_sum,
+  };
 }
 
 /** Enters one key. */

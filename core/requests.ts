@@ -60,6 +60,11 @@ export class Requests {
   readonly waits: Uint32Array;
   /** The log must be durable up to here before the answer; set by who waits. */
   readonly log_target: Float64Array;
+  /** Write-back must be so far, and the backing device's flush of this number have ended; set by who waits (`flushes.ts`). */
+  readonly write_target: Float64Array;
+  readonly backing_flush: Float64Array;
+  /** How many flushes of the backing device had failed when the wait began. */
+  readonly flush_failures: Float64Array;
   readonly first_piece: Int32Array;
   readonly last_piece: Int32Array;
   readonly next: Int32Array;
@@ -74,6 +79,9 @@ export class Requests {
     this.len_bytes = new Uint32Array(most);
     this.waits = new Uint32Array(most);
     this.log_target = new Float64Array(most);
+    this.write_target = new Float64Array(most);
+    this.backing_flush = new Float64Array(most);
+    this.flush_failures = new Float64Array(most);
     this.first_piece = new Int32Array(most);
     this.last_piece = new Int32Array(most);
     this.next = new Int32Array(most);

@@ -28,8 +28,11 @@ import {
   INFO_GC_MASK,
   INFO_GC_SHIFT,
   INFO_INIT_DONE,
+  INFO_MODE_MASK,
+  INFO_MODE_SHIFT,
   INFO_STRIDE_BYTES,
   MAX_GENERATION,
+  MODE_MAX,
   POSITION_BYTES,
   POSITION_STRIDE_BYTES,
   putU32,
@@ -200,6 +203,10 @@ export class CacheInfo {
   get data_crc(): boolean {
     return (this.flags & INFO_DATA_CRC) !== 0;
   }
+  /** Number of the cache mode. */
+  get mode(): number {
+    return (this.flags >>> INFO_MODE_SHIFT) & INFO_MODE_MASK;
+  }
   /** Percentage of segments in use at which GC starts: 0..90. */
   get gc_percent(): number {
     return (this.flags >>> INFO_GC_SHIFT) & INFO_GC_MASK;
@@ -244,13 +251,18 @@ export class CacheInfo {
     this.#codec.write(this.#memory, INFO_ADDR, this.#slot, this.#seq);
   }
 
-  /** Sets `gc_percent`, writes and persists it; durable after the next barrier. Throws `CacheError` outside 0..90. */
+  /** Sets `gc_percent`, to be stored. Throws `CacheError` outside 0..90. */
   setGcPercent(percent: number): void {
     if (!Number.isInteger(percent) || percent < 0 || percent > GC_PERCENT_MAX) {
       throw new CacheError(`gc_percent ${percent}, but it must be 0..${GC_PERCENT_MAX}`);
     }
     this.flags = (this.flags & ~(INFO_GC_MASK << INFO_GC_SHIFT)) | percent << INFO_GC_SHIFT;
-    this.store();
+  }
+
+  /** Sets the number of the cache mode, to be stored. */
+  setMode(mode: number): void {
+    assert(mode <= MODE_MAX, "a cache mode is one that is known");
+    this.flags = (this.flags & ~(INFO_MODE_MASK << INFO_MODE_SHIFT)) | mode << INFO_MODE_SHIFT;
   }
 }
 

@@ -129,6 +129,7 @@ Deno.test("cache info: gc_percent survives, the rest of the flags stays", () => 
   info.store();
   for (const percent of [0, 42, 90, 70]) {
     info.setGcPercent(percent);
+    info.store();
     const loaded = new CacheInfo(memory);
     assert(loaded.load());
     assertEquals([loaded.gc_percent, loaded.n_segs, loaded.seg_id], [percent, 4, 0]);

@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { Arounds } from "./arounds.ts";
+import type { BackingFlushes } from "./backing_flushes.ts";
 import type { Barriers } from "./barriers.ts";
 import type { Buffers } from "./buffers.ts";
 import type { Counters } from "./counters.ts";
@@ -16,6 +18,7 @@ import type { Backing, Memory } from "./platform.ts";
 import { ANSWERED, type Pieces, type RequestQueue, type Requests } from "./requests.ts";
 import type { Segments } from "./segments.ts";
 import type { Space } from "./space.ts";
+import type { Through } from "./through.ts";
 import type { ZeroAreas } from "./zeroes.ts";
 
 /** Longest key where it carries a checksum: a small read then verifies this much at most. 64 KiB. */
@@ -67,6 +70,9 @@ export class EngineState {
     readonly placed: RequestQueue,
     readonly answered: RequestQueue,
     readonly counters: Counters,
+    readonly through: Through,
+    readonly backing_flushes: BackingFlushes,
+    readonly arounds: Arounds,
     now_ms: number,
   ) {
     this.now_ms = now_ms;
@@ -104,9 +110,16 @@ export class EngineState {
     return (this.memory.crc32c(addr, sums.found_sectors * SECTOR) | 0) === sums.found_crc;
   }
 
-  /** Takes a range that is not dirty out of the index. The keys that it came from may still be in the log. */
+  /** Takes a range that is not dirty out of the index. The keys that it came from may still be in the log, so nothing may go around it now. */
   forget(sector: number, sectors: number): void {
     this.index.remove(sector, sectors);
+    this.arounds.bar();
+  }
+
+  /** A clean extent, which begins at `sector`, is damaged: it is read anew from the backing device. */
+  heal(sector: number, extent: number): void {
+    this.counters.healed++;
+    this.forget(sector, this.index.sectors(extent));
   }
 
   /**

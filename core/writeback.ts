@@ -5,6 +5,9 @@
  * When all have ended the backing device is flushed, and only then the new dirty tail stored. So at any moment the backing
  * device holds a prefix of the log, give or take the batch under way.
  *
+ * Where writes are answered only when the backing device has them (`through.ts`), a batch begins without delay, and grows when its
+ * writes have ended: what was logged meanwhile is collected and written, as long as nobody waits for a flush, for a second at most.
+ *
  * Zeroes of an area that is known (`zeroes.ts`) are not written but made by the backing device, many neighbours at once, as long as
  * it can; what it cannot make is written.
  *
@@ -14,7 +17,8 @@
  *
  * Invariants:
  * - the writes of a batch do not overlap, and a batch starts only when the one before it has ended;
- * - segments of a batch's keys need no pin: GC does not pass the durable dirty tail.
+ * - segments of a batch's keys need no pin: GC does not pass the durable dirty tail;
+ * - no write of a batch overtakes one that went around the cache before its keys were read.
  *
  * @module
  */
@@ -38,6 +42,7 @@ import { LOG_END, LOG_KEYS, LogReader } from "./log_reader.ts";
 import { type Gather, MAX_GATHER } from "./platform.ts";
 import { SlotPool } from "./slot_pool.ts";
 import type { EngineState } from "./state.ts";
+import type { Refused } from "./through.ts";
 import { DATA, ZEROES_TO_PUNCH } from "./zeroes.ts";
 
 /**
@@ -56,9 +61,10 @@ const MAX_ZERO_SECTORS = 65536;
 const MAX_WRITES = 64;
 const MAX_WRITES_BUSY = 8;
 const MAX_WRITES_BEHIND = 2;
-/** Ids of backing writes: FIRST_WRITE_ID .. FIRST_WRITE_ID+MAX_WRITES-1, then the flush. */
+/** Ids of backing writes: FIRST_WRITE_ID .. FIRST_WRITE_ID+MAX_WRITES-1. */
 const FIRST_WRITE_ID = MAX_FILL_READS;
-const FLUSH_ID = FIRST_WRITE_ID + MAX_WRITES;
+/** Longest that a batch which is written waits for more before it is flushed. */
+const MAX_HOLD_MS = 1000;
 /** Without requests for this long, write-back need not hold back. */
 const QUIET_MS = 20;
 /**
@@ -75,15 +81,10 @@ const MAX_RETRY_MS = 8000;
 
 const IDLE = 0;
 const WRITING = 1;
-const FLUSHING = 2;
-const RELOGGING = 3;
-const STORING = 4;
-
-/** A range of a batch that could not be written. */
-interface Failed {
-  readonly sector: number;
-  readonly sectors: number;
-}
+const HOLDING = 2;
+const FLUSHING = 3;
+const RELOGGING = 4;
+const STORING = 5;
 
 /** The ranges of one backing write. */
 class Ranges implements Gather {
@@ -127,7 +128,13 @@ export class WriteBack {
   #durable_off: number;
   #stage = IDLE;
   #barrier = 0;
+  /** The flush that covers the batch's writes. */
+  #flush = 0;
+  #hold_until_ms = Infinity;
   #log_target = 0;
+  /** How many keys the reader has passed, and had when the batch began; counted as in `through.ts`. */
+  #passed: number;
+  #batch_passed: number;
   #last_end_ms: number;
   #retry_at_ms = -Infinity;
   #retry_ms = RETRY_MS;
@@ -141,6 +148,10 @@ export class WriteBack {
   readonly #keys: Uint32Array;
   readonly #order: Float64Array;
   #key_count = 0;
+  #kset_count = 0;
+  /** Those that are not written yet: how many, and which was the first. */
+  #order_count = 0;
+  #first_key = 0;
   #was_full = false;
   #next_key = 0;
   /** One subtree of the batch, the newest version of each sector. */
@@ -152,7 +163,7 @@ export class WriteBack {
   readonly #writes: Ranges[] = [];
   /** Ranges of a failed write that are tried again one by one. */
   #retries: { sector: number; sectors: number; addr: number }[] = [];
-  #failed: Failed[] = [];
+  #failed: Refused[] = [];
   /** The first of them that is not logged again yet. */
   #next_failed = 0;
   #written_bytes = 0;
@@ -170,6 +181,7 @@ export class WriteBack {
     this.#reader = new LogReader(cache, memory, seg, off);
     this.#batch_seg = this.#durable_seg = seg;
     this.#batch_off = this.#durable_off = off;
+    this.#passed = this.#batch_passed = state.through.written;
     this.#merged = new ExtentIndex(SUBTREE_SECTORS, cache.n_segs);
   }
 
@@ -199,9 +211,12 @@ export class WriteBack {
 
   /** When `step` has something to do, in ms of the engine's clock; Infinity: nothing. */
   dueMs(): number {
+    if (this.#stage === HOLDING) {
+      return Math.min(this.#hold_until_ms, this.#state.quiet_since_ms + QUIET_MS);
+    }
     if (this.#stage !== IDLE || !this.#hasMore()) return Infinity;
     if (this.#state.is_closing || this.#state.barriers.has_failed) return Infinity;
-    if (this.#state.is_draining) return this.#retry_at_ms;
+    if (this.#state.is_draining || this.#state.through.is_prompt) return this.#retry_at_ms;
     const quiet_ms = this.#state.quiet_since_ms + QUIET_MS;
     const waited_ms = this.#last_end_ms + MAX_WAIT_MS;
     return Math.max(this.#retry_at_ms, Math.min(quiet_ms, waited_ms));
@@ -214,6 +229,10 @@ export class WriteBack {
         return this.#begin(is_starved);
       case WRITING:
         return this.#write(is_starved);
+      case HOLDING:
+        return this.#hold(is_starved);
+      case FLUSHING:
+        return this.#flushed();
       case RELOGGING:
         return this.#relog();
       case STORING:
@@ -225,13 +244,12 @@ export class WriteBack {
 
   /** Whether backing request `id` is one of these. */
   owns(id: number): boolean {
-    return id >= FIRST_WRITE_ID;
+    return id >= FIRST_WRITE_ID && id < FIRST_WRITE_ID + MAX_WRITES;
   }
 
   /** The backing request `id` has ended. */
   done(id: number, errno: number): void {
-    if (id === FLUSH_ID) this.#flushed(errno);
-    else this.#wrote(id - FIRST_WRITE_ID, errno);
+    this.#wrote(id - FIRST_WRITE_ID, errno);
   }
 
   #hasMore(): boolean {
@@ -240,15 +258,24 @@ export class WriteBack {
   }
 
   #begin(is_starved: boolean): boolean {
-    const { now_ms, is_closing, is_draining, barriers, segments } = this.#state;
+    const { now_ms, is_closing, is_draining, barriers, segments, through } = this.#state;
     if (is_closing || barriers.has_failed || !this.#hasMore()) return false;
     if (now_ms < this.#retry_at_ms) return false;
-    const is_urgent = is_starved || is_draining || this.#was_full ||
+    const is_urgent = is_starved || is_draining || this.#was_full || through.is_prompt ||
       segments.free_for_data === 0 || this.#isDirty(MAX_DIRTY_PART);
     // `dueMs` says the same; a number that it returned would be an object to V8.
     const { last_request_ms, requests } = this.#state;
     const is_quiet = requests.pool.in_use === 0 && now_ms >= last_request_ms + QUIET_MS;
     if (!is_urgent && !is_quiet && now_ms < this.#last_end_ms + MAX_WAIT_MS) return false;
+    this.#batch_seg = this.#reader.seg;
+    this.#batch_off = this.#reader.off;
+    this.#batch_passed = this.#passed;
+    this.#key_count = 0;
+    this.#kset_count = 0;
+    this.#failed = [];
+    through.refused = [];
+    this.#written_bytes = 0;
+    this.#hold_until_ms = now_ms + MAX_HOLD_MS;
     return this.#collect();
   }
 
@@ -258,15 +285,11 @@ export class WriteBack {
     return counters.dirty_bytes > part * cache.n_segs * cache.data_bytes;
   }
 
-  /** Reads the keys of a batch. */
+  /** Reads keys of a batch: the first ones, or more. */
   #collect(): boolean {
     const reader = this.#reader;
-    this.#batch_seg = reader.seg;
-    this.#batch_off = reader.off;
-    this.#key_count = 0;
-    this.#failed = [];
-    this.#written_bytes = 0;
-    for (let ksets = 0; this.#hasRoomFor(ksets) && this.#hasMore(); ksets++) {
+    this.#first_key = this.#key_count;
+    for (; this.#hasRoom() && this.#hasMore(); this.#kset_count++) {
       const kind = reader.reread();
       if (kind === LOG_END) return this.#state.failLog();
       if (kind === LOG_KEYS) this.#collectKeys();
@@ -274,17 +297,20 @@ export class WriteBack {
     }
     this.#was_full = this.#hasMore();
     this.#sort();
+    this.#state.arounds.mark();
     this.#stage = WRITING;
     return true;
   }
 
-  /** Whether the batch, which has `ksets`, takes one more. */
-  #hasRoomFor(ksets: number): boolean {
-    return ksets < this.#batch_ksets && this.#key_count + KSET_MAX_KEYS <= this.#batch_keys;
+  /** Whether the batch takes one more kset. */
+  #hasRoom(): boolean {
+    return this.#kset_count < this.#batch_ksets &&
+      this.#key_count + KSET_MAX_KEYS <= this.#batch_keys;
   }
 
   #collectKeys(): void {
     const { words } = this.#reader;
+    this.#passed += this.#reader.key_num;
     const { generations } = this.#state.cache;
     for (let i = 0; i < this.#reader.key_num; i++) {
       const at = this.#reader.keyAt(i);
@@ -297,11 +323,12 @@ export class WriteBack {
   }
 
   #sort(): void {
-    for (let key = 0; key < this.#key_count; key++) {
+    this.#order_count = 0;
+    for (let key = this.#first_key; key < this.#key_count; key++) {
       const subtree = Math.floor(this.#keySector(key) / SUBTREE_SECTORS);
-      this.#order[key] = subtree * this.#batch_keys + key;
+      this.#order[this.#order_count++] = subtree * this.#batch_keys + key;
     }
-    this.#order.subarray(0, this.#key_count).sort();
+    this.#order.subarray(0, this.#order_count).sort();
     this.#next_key = 0;
     this.#merged_next = SUBTREE_SECTORS;
   }
@@ -320,24 +347,52 @@ export class WriteBack {
 
   /** How many writes may be under way now. */
   #mostWrites(is_starved: boolean): number {
-    const { now_ms, quiet_since_ms, is_draining } = this.#state;
-    if (is_starved || is_draining || now_ms - quiet_since_ms >= QUIET_MS) return MAX_WRITES;
+    const { now_ms, quiet_since_ms, is_draining, through } = this.#state;
+    if (is_starved || is_draining || through.is_prompt || now_ms - quiet_since_ms >= QUIET_MS) {
+      return MAX_WRITES;
+    }
     return this.#isDirty(PRESSING_DIRTY_PART) ? MAX_WRITES_BUSY : MAX_WRITES_BEHIND;
   }
 
   /** Starts as many writes as may be under way; goes on to the flush when all have ended. */
   #write(is_starved: boolean): boolean {
+    if (!this.#state.arounds.has_passed) return false;
     const most = this.#mostWrites(is_starved);
     let any = false;
     while (this.#ids.in_use < most && this.#writeNext()) any = true;
     if (this.#ids.in_use > 0) return any;
+    this.#state.through.written = this.#passed;
+    this.#state.through.refused = this.#failed;
+    if (this.#mayHold(is_starved)) this.#stage = HOLDING;
+    else this.#startFlush();
+    return true;
+  }
+
+  /** Whether the batch, which is written, may wait for more. */
+  #mayHold(is_starved: boolean): boolean {
+    const { through, is_closing, is_draining, wants_space, segments } = this.#state;
+    if (!through.is_on || is_closing || is_draining || is_starved || wants_space) return false;
+    if (this.#failed.length > 0 || !this.#hasRoom()) return false;
+    return through.flush_wanted > through.written && segments.free_for_data > 0;
+  }
+
+  /** Goes on with what was logged since the batch's writes have ended, or to the flush. */
+  #hold(is_starved: boolean): boolean {
+    const { now_ms, last_request_ms, requests } = this.#state;
+    const is_quiet = requests.pool.in_use === 0 && now_ms >= last_request_ms + QUIET_MS;
+    if (!this.#mayHold(is_starved) || is_quiet || now_ms >= this.#hold_until_ms) this.#startFlush();
+    else if (this.#hasMore()) return this.#collect();
+    else return false;
+    return true;
+  }
+
+  #startFlush(): void {
     if (this.#written_bytes > 0) {
       this.#stage = FLUSHING;
-      this.#state.backing.flush(FLUSH_ID);
+      this.#flush = this.#state.backing_flushes.cover();
     } else {
       this.#afterFlush();
     }
-    return true;
   }
 
   /** Starts the next write. False: there is none left. */
@@ -413,7 +468,7 @@ export class WriteBack {
         ? this.#merged.find(this.#merged_next)
         : -1;
       if (extent >= 0) return extent;
-      if (this.#next_key === this.#key_count) return -1;
+      if (this.#next_key === this.#order_count) return -1;
       this.#mergeSubtree();
     }
   }
@@ -424,7 +479,7 @@ export class WriteBack {
     const subtree = Math.floor(this.#order[this.#next_key]! / this.#batch_keys);
     this.#merged_base = subtree * SUBTREE_SECTORS;
     this.#merged_next = 0;
-    for (; this.#next_key < this.#key_count; this.#next_key++) {
+    for (; this.#next_key < this.#order_count; this.#next_key++) {
       const row = this.#order[this.#next_key]!;
       if (Math.floor(row / this.#batch_keys) !== subtree) return;
       const key = row % this.#batch_keys;
@@ -455,14 +510,20 @@ export class WriteBack {
     }
   }
 
-  #flushed(errno: number): void {
-    if (errno === 0) return this.#afterFlush();
+  #flushed(): boolean {
+    const { backing_flushes, through } = this.#state;
+    if (!backing_flushes.hasEnded(this.#flush)) return false;
+    if (backing_flushes.isDurable(this.#flush)) {
+      this.#afterFlush();
+      return true;
+    }
     // What was written may be lost: the whole batch is done again.
-    this.#state.counters.backing_flush_errors++;
     this.#reader.seg = this.#batch_seg;
     this.#reader.off = this.#batch_off;
+    this.#passed = through.written = this.#batch_passed;
     this.#pause();
     this.#stage = IDLE;
+    return true;
   }
 
   #pause(): void {
@@ -472,6 +533,8 @@ export class WriteBack {
 
   /** Everything that could be written is safe on the backing device. */
   #afterFlush(): void {
+    const { through, log } = this.#state;
+    through.setFlushed(log.appended);
     this.#sortFailed();
     for (let key = 0; key < this.#key_count; key++) this.#markClean(key);
     const is_fruitless = this.#failed.length > 0 && this.#written_bytes === 0;
@@ -510,7 +573,7 @@ export class WriteBack {
   }
 
   /** The first range that failed and overlaps `[sector, end)`. */
-  #firstFailed(sector: number, end: number): Failed | undefined {
+  #firstFailed(sector: number, end: number): Refused | undefined {
     let low = 0;
     let high = this.#failed.length;
     while (low < high) {
@@ -545,7 +608,7 @@ export class WriteBack {
   }
 
   /** Logs the batch's bytes that are still the newest of the range. Returns what did not fit into the log. */
-  #relogRange(failed: Failed): Failed | undefined {
+  #relogRange(failed: Refused): Refused | undefined {
     const { index, log } = this.#state;
     const end = failed.sector + failed.sectors;
     let sector = failed.sector;

@@ -12,6 +12,10 @@
  * end, a key at a time, as far as there is room for keys; its edges are those of a write. So a long one is not atomic, as a long
  * write is not while its reader is about.
  *
+ * Where the cache mode has writes go around the cache (`arounds.ts`), one whose range the cache does not hold is received into transfer
+ * buffers. If it is still not there when the payload has come, it is written to the backing device; else it is moved into the
+ * cache and logged.
+ *
  * Invariants:
  * - only the first in the queue zeroes; it takes a bounded number of keys between two calls of `allowKeys`;
  * - what a write needs (space, pieces, room in the log) is taken whole or not at all, in the order writes came;
@@ -56,6 +60,8 @@ export class Writes implements FillWaiter {
   readonly #waiting: RequestQueue;
   /** Writes whose payload has just come. */
   readonly #arrived: RequestQueue;
+  /** Writes that were to go around the cache, and have to be logged now: they wait for room. */
+  readonly #displaced: RequestQueue;
   /** Edges that wait for buffer space, linked through `Pieces.next_waiter`. */
   #first_edge = -1;
   /** Of the first in the queue, if it zeroes: the sector that it goes on with; -1: it has not begun. */
@@ -69,11 +75,12 @@ export class Writes implements FillWaiter {
     this.#flushes = flushes;
     this.#waiting = new RequestQueue(state.requests);
     this.#arrived = new RequestQueue(state.requests);
+    this.#displaced = new RequestQueue(state.requests);
   }
 
   /** Whether a write waits for space. */
   get is_starved(): boolean {
-    return !this.#waiting.is_empty && !this.is_cut_short;
+    return !this.#displaced.is_empty || (!this.#waiting.is_empty && !this.is_cut_short);
   }
 
   /** Whether a zeroing waits for nothing but the next turn. */
@@ -95,6 +102,7 @@ export class Writes implements FillWaiter {
     // A failed medium can promise nothing. The payload still needs a place to be received into, or the request is
     // answered before it: the caller drains it then.
     if (barriers.has_failed) this.#state.answer(slot, EIO);
+    else if (this.#state.through.is_around && this.#mayGoAround(slot)) this.#placeAround(slot);
     else if (!this.#waiting.is_empty || !this.#place(slot)) {
       counters.waited++;
       this.#waiting.push(slot);
@@ -141,6 +149,7 @@ export class Writes implements FillWaiter {
 
   #enterPieces(slot: number): void {
     const { requests, pieces } = this.#state;
+    if (this.#isAround(slot)) return this.#enterAround(slot);
     requests.waits[slot] = 1; // for this loop
     let piece = requests.first_piece[slot]!;
     for (; piece >= 0; piece = pieces.next[piece]!) {
@@ -156,7 +165,7 @@ export class Writes implements FillWaiter {
     const state = requests.state[slot]!;
     if (state === PLACED || state === RECEIVING) {
       for (let piece = requests.first_piece[slot]!; piece >= 0; piece = pieces.next[piece]!) {
-        log.unreserve(1);
+        if (pieces.seg[piece]! >= 0) log.unreserve(1);
       }
       this.#fills.releasePieces(slot);
     }
@@ -167,6 +176,7 @@ export class Writes implements FillWaiter {
   /** Places waiting writes whose turn has come, and retries edges. Returns whether any was. */
   step(): boolean {
     let any = this.#retryEdges();
+    any = this.#displace() || any;
     for (let slot = this.#waiting.peek(); slot >= 0; slot = this.#waiting.peek()) {
       if (this.#state.requests.state[slot] === ABANDONED) {
         this.#waiting.shift();
@@ -193,6 +203,10 @@ export class Writes implements FillWaiter {
     const slot = pieces.request[piece]!;
     const fill = pieces.fill[piece]!;
     const sector = pieces.sector[piece]!;
+    if (pieces.seg[piece]! < 0) { // it went around, from the fill's own buffer
+      if (errno !== 0) requests.error[slot] = errno;
+      return this.#wake(slot);
+    }
     pieces.fill[piece] = -1;
     if (errno !== 0) {
       requests.error[slot] = errno;
@@ -348,6 +362,106 @@ export class Writes implements FillWaiter {
     return taken_sectors;
   }
 
+  /** Whether the request may go around the cache, as far as can be told before its payload is here. */
+  #mayGoAround(slot: number): boolean {
+    const { requests, pieces, buffers, arounds } = this.#state;
+    const off_bytes = requests.off_bytes[slot]!;
+    const len_bytes = requests.len_bytes[slot]!;
+    if (arounds.is_barred || off_bytes % SECTOR !== 0 || len_bytes % SECTOR !== 0) return false;
+    const sectors = len_bytes / SECTOR;
+    // Half of the buffers is left to reads: a client that does not send its payload must not hold them up.
+    if (buffers.free_sectors - sectors < buffers.total_sectors / 2) return false;
+    return pieces.pool.available >= sectors && this.#isHole(slot);
+  }
+
+  /** Whether the cache holds nothing of the request's sectors, and nothing is about to come there. */
+  #isHole(slot: number): boolean {
+    const { requests, index } = this.#state;
+    const end = (requests.off_bytes[slot]! + requests.len_bytes[slot]!) / SECTOR;
+    let sector = requests.off_bytes[slot]! / SECTOR;
+    while (sector < end) {
+      const limit = Math.min(end, sector - (sector % SUBTREE) + SUBTREE);
+      if (index.holeEnd(sector, limit) < limit) return false;
+      sector = limit;
+    }
+    return true;
+  }
+
+  /** Takes buffers for a write that may go around the cache. */
+  #placeAround(slot: number): void {
+    const { requests, pieces, placed } = this.#state;
+    const end = (requests.off_bytes[slot]! + requests.len_bytes[slot]!) / SECTOR;
+    let sector = requests.off_bytes[slot]! / SECTOR;
+    while (sector < end) {
+      const in_subtree = SUBTREE - sector % SUBTREE;
+      const fill = this.#fills.takeForWrite(sector, Math.min(end - sector, in_subtree));
+      const sectors = this.#fills.sectorsOf(fill);
+      const piece = pieces.append(requests, slot, sectors * SECTOR);
+      pieces.addr[piece] = this.#fills.addrOf(fill, sector);
+      pieces.fill[piece] = fill;
+      pieces.sector[piece] = sector;
+      pieces.sectors[piece] = sectors;
+      sector += sectors;
+    }
+    requests.state[slot] = IS_PLACED;
+    placed.push(slot);
+  }
+
+  /** Whether the write's payload lies in transfer buffers: it goes around the cache. */
+  #isAround(slot: number): boolean {
+    const piece = this.#state.requests.first_piece[slot]!;
+    return piece >= 0 && this.#state.pieces.fill[piece]! >= 0;
+  }
+
+  /** Writes a payload that has come around the cache, or has it logged if the cache holds some of its range by now. */
+  #enterAround(slot: number): void {
+    const { requests, pieces, arounds } = this.#state;
+    requests.waits[slot] = 1; // for this loop, or for room
+    if (arounds.is_barred || !this.#isHole(slot)) return this.#displaced.push(slot);
+    for (let piece = requests.first_piece[slot]!; piece >= 0; piece = pieces.next[piece]!) {
+      requests.waits[slot] = requests.waits[slot]! + 1;
+      this.#fills.startWrite(piece);
+    }
+    this.#wake(slot);
+  }
+
+  /** Logs those that were to go around, as far as there is room. Returns whether any was. */
+  #displace(): boolean {
+    const { barriers } = this.#state;
+    let any = false;
+    for (let slot = this.#displaced.peek(); slot >= 0; slot = this.#displaced.peek()) {
+      if (!barriers.has_failed && !this.#hasRoom(slot)) break;
+      this.#displaced.shift();
+      if (barriers.has_failed) this.#state.answer(slot, EIO);
+      else this.#moveIntoCache(slot);
+      any = true;
+    }
+    return any;
+  }
+
+  /** Takes space and room in the log for a write whose payload lies in buffers, moves it there and enters it. */
+  #moveIntoCache(slot: number): void {
+    const { requests, pieces, memory } = this.#state;
+    let from = requests.first_piece[slot]!;
+    requests.first_piece[slot] = -1;
+    requests.last_piece[slot] = -1;
+    while (from >= 0) {
+      const sectors = pieces.sectors[from]!;
+      for (let done = 0; done < sectors;) {
+        const taken = this.#placePiece(slot, pieces.sector[from]! + done, sectors - done);
+        const to = requests.last_piece[slot]!;
+        memory.copy(pieces.addr[to]!, pieces.addr[from]! + done * SECTOR, taken * SECTOR);
+        this.#enter(to);
+        done += taken;
+      }
+      const next = pieces.next[from]!;
+      this.#fills.unref(pieces.fill[from]!);
+      pieces.pool.put(from);
+      from = next;
+    }
+    this.#wake(slot);
+  }
+
   #isEdge(piece: number): boolean {
     const { pieces } = this.#state;
     return pieces.len_bytes[piece]! < pieces.sectors[piece]! * SECTOR;
@@ -359,8 +473,12 @@ export class Writes implements FillWaiter {
     requests.waits[slot] = requests.waits[slot]! - 1;
     if (requests.waits[slot]! > 0) return;
     if (requests.error[slot] !== NO_ERROR) this.#state.answer(slot, requests.error[slot]!);
-    else if (requests.fua[slot] === 1) this.#flushes.await(slot);
-    else this.#state.answer(slot, NO_ERROR);
+    else if (requests.fua[slot] === 1) {
+      if (this.#isAround(slot)) this.#flushes.awaitAround(slot);
+      else this.#flushes.await(slot);
+    } else if (this.#state.through.is_on && !this.#isAround(slot)) {
+      this.#flushes.awaitWritten(slot);
+    } else this.#state.answer(slot, NO_ERROR);
   }
 
   /** The piece's sectors are whole: makes them the newest of their range. */
@@ -397,8 +515,7 @@ export class Writes implements FillWaiter {
         requests.error[slot] = EIO;
         return this.#state.log.unreserve(1);
       }
-      counters.healed++;
-      index.remove(start, index.sectors(extent));
+      this.#state.heal(start, extent);
       return this.#enterEdge(piece);
     }
     requests.waits[slot] = requests.waits[slot]! + 1;
