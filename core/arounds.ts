@@ -10,6 +10,10 @@
  *   cache holds as clean: what is read from the backing device before that is kept as dirty (`isVolatile`);
  * - a flush must not be answered before the backing device has flushed, too (`flush`).
  *
+ * A process that is killed forgets all this. So none goes around before the mode that is stored with the cache says so (`is_announced`),
+ * the stored mode changes only when all that went around is flushed, and who opens a cache in that mode takes it that everything on the
+ * backing device is volatile until it has been flushed once.
+ *
  * @module
  */
 
@@ -26,10 +30,17 @@ export class Arounds {
   readonly #under_way: [number, number] = [0, 0];
   #epoch: 0 | 1 = 0;
   #is_barred = false;
+  /** The flush before which everything is volatile. */
+  readonly #first_flush: number;
+  /** Whether the mode on the media is the one in which writes go around the cache. */
+  is_announced = false;
 
-  constructor(flushes: BackingFlushes, subtrees: number) {
+  /** `was_around`: the cache is opened in the mode in which writes go around it. */
+  constructor(flushes: BackingFlushes, subtrees: number, was_around: boolean) {
     this.#flushes = flushes;
     this.#flush = new Float64Array(subtrees);
+    this.#first_flush = was_around ? flushes.cover() : 0;
+    this.#last_flush = this.#first_flush;
   }
 
   /** The log may hold what the index does not show: nothing can go around it until the cache is opened anew. */
@@ -61,7 +72,8 @@ export class Arounds {
 
   /** Whether the backing device may lose what it holds of the sector's subtree. */
   isVolatile(sector: number): boolean {
-    return !this.#flushes.isDurable(this.#flush[Math.floor(sector / SUBTREE_SECTORS)]!);
+    const flush = this.#flush[Math.floor(sector / SUBTREE_SECTORS)]!;
+    return !this.#flushes.isDurable(Math.max(this.#first_flush, flush));
   }
 
   /** Those that begin from now on need not be waited for. Only when `has_passed`. */

@@ -55,6 +55,8 @@ import { BATCH_KSETS, WriteBack } from "./writeback.ts";
 import { Writes } from "./writes.ts";
 import { DATA, ZeroAreas } from "./zeroes.ts";
 
+const AROUND_NUMBER = modeNumber("writearound");
+
 /** What an engine runs on. */
 export interface EngineOptions {
   readonly memory: Memory;
@@ -207,7 +209,11 @@ export class Engine {
       counters,
       new Through(cache_mode, replayed.keys_to_write_back),
       backing_flushes,
-      new Arounds(backing_flushes, index.subtrees),
+      new Arounds(
+        backing_flushes,
+        index.subtrees,
+        cache.info.mode === AROUND_NUMBER,
+      ),
       now_ms,
     );
     const engine = new Engine(state, replayed, limits);
@@ -552,6 +558,8 @@ export class Engine {
     let any = state.log.step(now_ms);
     any = this.#storeInfo() || any;
     any = state.barriers.step() || any;
+    state.arounds.is_announced = state.cache.info.mode === AROUND_NUMBER &&
+      state.barriers.isDone(this.#info_barrier);
     any = this.#flushes.step() || any;
     any = this.#writeback.step(is_starved) || any;
     any = state.backing_flushes.step() || any;
@@ -566,6 +574,11 @@ export class Engine {
   #storeInfo(): boolean {
     if (this.#gc_percent_wanted < 0 && this.#mode_wanted < 0) return false;
     if (!this.#state.barriers.isDone(this.#info_barrier)) return false;
+    const { arounds, backing_flushes } = this.#state;
+    if (this.#mode_wanted >= 0 && !backing_flushes.hasEnded(arounds.flush)) {
+      backing_flushes.want(arounds.flush);
+      return false;
+    }
     const { info } = this.#state.cache;
     if (this.#gc_percent_wanted >= 0) info.setGcPercent(this.#gc_percent_wanted);
     if (this.#mode_wanted >= 0) info.setMode(this.#mode_wanted);

@@ -69,11 +69,12 @@ export class Flushes {
 
   /** Answers a write that was logged once the backing device has it. */
   awaitWritten(slot: number): void {
-    const { log, requests, through } = this.#state;
+    const { log, requests, through, backing_flushes } = this.#state;
     const target = through.target(log.appended);
     if (through.written >= target) return this.#state.answer(slot, OK);
     requests.state[slot] = PENDING;
     requests.write_target[slot] = target;
+    requests.flush_failures[slot] = backing_flushes.failures;
     through.waiting++;
     this.#writes.push(slot);
     log.want();
@@ -86,11 +87,13 @@ export class Flushes {
   }
 
   #stepWrites(): boolean {
-    const { requests, barriers, through } = this.#state;
+    const { requests, barriers, through, backing_flushes } = this.#state;
     let any = false;
     for (let slot = this.#writes.peek(); slot >= 0; slot = this.#writes.peek()) {
       const is_written = through.written >= requests.write_target[slot]!;
-      if (!is_written && !barriers.has_failed) break;
+      // A batch that cannot be flushed is written again and again, and what is behind it never.
+      const has_lost = backing_flushes.failures > requests.flush_failures[slot]!;
+      if (!is_written && !has_lost && !barriers.has_failed) break;
       this.#writes.shift();
       through.waiting--;
       this.#state.answer(slot, is_written ? this.#refusal(slot) : EIO);

@@ -367,7 +367,8 @@ export class Writes implements FillWaiter {
     const { requests, pieces, buffers, arounds } = this.#state;
     const off_bytes = requests.off_bytes[slot]!;
     const len_bytes = requests.len_bytes[slot]!;
-    if (arounds.is_barred || off_bytes % SECTOR !== 0 || len_bytes % SECTOR !== 0) return false;
+    if (arounds.is_barred || !arounds.is_announced) return false;
+    if (off_bytes % SECTOR !== 0 || len_bytes % SECTOR !== 0) return false;
     const sectors = len_bytes / SECTOR;
     // Half of the buffers is left to reads: a client that does not send its payload must not hold them up.
     if (buffers.free_sectors - sectors < buffers.total_sectors / 2) return false;

@@ -7,6 +7,7 @@
  */
 
 import { assert, assertEquals, assertThrows } from "@std/assert";
+import { CACHE_MODES } from "../core/cache_mode.ts";
 import { Model, ModelViolation } from "./model.ts";
 import { fillFor, seedOr } from "./random.ts";
 import { Simulation, type SimulationOptions } from "./simulation.ts";
@@ -34,6 +35,8 @@ for (let i = 0; i < 16; i++) {
       barriers_are_asynchronous: i < 8,
       barrier_is_cheap: i >= 12,
       backing_fails: i % 5 === 1,
+      // Where the backing device fails, only a cache that writes back hides it.
+      cache_mode: i % 5 === 1 ? "writeback" : CACHE_MODES[i % 4]!,
     },
   });
 }
@@ -61,6 +64,7 @@ function simulate(operations: number, options: SimulationOptions): void {
       simulation.step();
       if (random.chance(1 / 2000)) simulation.changeMood();
       if (random.chance(1 / 20_000)) simulation.changeGcPercent();
+      if (options.backing_fails === false && random.chance(1 / 10_000)) simulation.changeMode();
       if (random.chance(1 / 20_000)) simulation.reopenClean();
       if (random.chance(1 / 20_000)) simulation.drop();
       if (simulation.model.history_length > 3000) simulation.quiet();

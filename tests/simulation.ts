@@ -8,6 +8,7 @@
  * @module
  */
 
+import { CACHE_MODES, type CacheMode } from "../core/cache_mode.ts";
 import { Engine, LIMITS, type Limits, type Status } from "../core/engine.ts";
 import { EIO } from "../core/errors.ts";
 import type { Geometry } from "../core/format.ts";
@@ -35,6 +36,8 @@ export interface SimulationOptions {
   readonly data_crc: boolean;
   readonly barriers_are_asynchronous: boolean;
   readonly barrier_is_cheap: boolean;
+  /** What a new cache gets: writeback if left out. */
+  readonly cache_mode?: CacheMode;
   /** Backing writes and flushes fail now and then. No request may notice. */
   readonly backing_fails?: boolean;
 }
@@ -115,6 +118,7 @@ export class Simulation {
   model: Model;
   readonly geometry: Geometry;
   readonly #data_crc: boolean;
+  readonly #cache_mode: CacheMode;
   readonly #backing_fails: boolean;
   readonly #limits: Limits;
   engine: Engine;
@@ -129,6 +133,9 @@ export class Simulation {
     /** Payloads that had to wait because there was no place for them. */
     full: 0,
     gc_percents: 0,
+    mode_changes: 0,
+    /** Bytes written around the cache. */
+    around: 0,
     fills: 0,
     fills_not_kept: 0,
     segments_freed: 0,
@@ -149,6 +156,7 @@ export class Simulation {
     this.random = new Random(options.seed);
     this.geometry = { segment_bytes: options.segment_bytes, min_cache_bytes: 0 };
     this.#data_crc = options.data_crc;
+    this.#cache_mode = options.cache_mode ?? "writeback";
     this.#backing_fails = options.backing_fails ?? false;
     const { memory, backing, model, limits } = parts ?? this.#newParts(options);
     this.memory = memory;
@@ -181,7 +189,11 @@ export class Simulation {
   }
 
   #open(memory: SimMemory, backing: SimBacking): Engine {
-    const options = { geometry: this.geometry, data_crc: this.#data_crc };
+    const options = {
+      geometry: this.geometry,
+      data_crc: this.#data_crc,
+      cache_mode: this.#cache_mode,
+    };
     const cache = prepareCache(memory, inspectCache(memory, options));
     const limits = this.#limits;
     return Engine.open({ memory, backing, cache, now_ms: this.now_ms, limits });
@@ -531,6 +543,7 @@ export class Simulation {
   countEngine(): void {
     const { counters } = this.engine;
     this.seen.fills += counters.fills;
+    this.seen.around += counters.around_bytes;
     this.seen.fills_not_kept += counters.fills_not_kept;
     this.seen.segments_freed += counters.segments_freed;
     this.seen.writeback_zeroed += counters.writeback_zeroed_bytes;
@@ -584,6 +597,12 @@ export class Simulation {
   changeGcPercent(): void {
     this.engine.setGcPercent(this.random.between(0, 90));
     this.seen.gc_percents++;
+  }
+
+  /** Changes the cache mode, with whatever is under way. */
+  changeMode(): void {
+    this.engine.setCacheMode(this.random.pick(CACHE_MODES));
+    this.seen.mode_changes++;
   }
 
   /** Writes everything back, and compares the backing device with the model. */

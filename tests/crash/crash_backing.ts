@@ -33,7 +33,7 @@ export class CrashBacking extends SimBacking {
   /** Told before a flush takes effect. */
   onEpoch: () => void = () => {};
   /** Told of each write when it starts. */
-  onWrite: (off: number, bytes: Uint8Array) => void = () => {};
+  onWrite: (id: number, off: number, bytes: Uint8Array) => void = () => {};
   /** Hash of `durable`, in two halves; 0 for the content it was made with. */
   hash_a = 0;
   hash_b = 0;
@@ -101,7 +101,7 @@ export class CrashBacking extends SimBacking {
 
   #began(id: number, off: number, bytes: Uint8Array): void {
     this.volatile.push({ off, bytes, id, ended: Infinity });
-    this.onWrite(off, bytes);
+    this.onWrite(id, off, bytes);
   }
 
   protected override end(request: SimRequest): void {

@@ -7,7 +7,8 @@
 
 import { AssertionFailure } from "../../core/assert.ts";
 import { CacheError } from "../../core/errors.ts";
-import { DIRTY_TAIL_ADDR, SEGMENTS_ADDR } from "../../core/format.ts";
+import { MAX_FILL_READS } from "../../core/fills.ts";
+import { DATA_OFF_BYTES, DIRTY_TAIL_ADDR, SEGMENTS_ADDR } from "../../core/format.ts";
 import { type CrashRule, Model, ModelViolation } from "../model.ts";
 import { fillFor, Random } from "../random.ts";
 import { Simulation, type SimulationOptions } from "../simulation.ts";
@@ -34,6 +35,8 @@ export type CheckName =
   | "stable"
   | "accounting"
   | "prefix"
+  | "monotone"
+  | "thrown away"
   | "write-back"
   | "answers"
   | "assertion"
@@ -92,6 +95,8 @@ interface NextCrash {
   /** The life had not begun: the cache was being formatted. */
   readonly was_new: boolean;
   readonly was_killed: boolean;
+  /** What was flushed must be there without the cache, too. */
+  readonly is_through: boolean;
 }
 
 export class Explorer {
@@ -151,6 +156,7 @@ export class Explorer {
       segments,
       device_bytes: device_sectors * SECTOR,
       data_crc,
+      cache_mode: this.#shape.cache_mode ?? "writeback",
       barriers_are_asynchronous: slow_barriers,
       barrier_is_cheap: medium === "pmem",
     };
@@ -159,6 +165,9 @@ export class Explorer {
     life.simulation = simulation;
     life.history = new LogHistory(media, lab.backing);
     lab.memory.onStore = (addr, len) => life.history!.stored(addr, len);
+    lab.backing.onWrite = (id, off, bytes) => {
+      if (id < MAX_FILL_READS) life.history!.around(off, bytes);
+    };
     return simulation;
   }
 
@@ -212,7 +221,10 @@ export class Explorer {
 
   #next(life: Life, was_killed: boolean): NextCrash {
     const was_new = life.simulation === undefined;
-    return { rule: life.rule(), history: life.history, was_new, was_killed };
+    const engine = life.simulation?.engine;
+    const is_through = engine !== undefined && engine.is_mode_settled &&
+      (engine.cache_mode === "writethrough" || engine.cache_mode === "writearound");
+    return { rule: life.rule(), history: life.history, was_new, was_killed, is_through };
   }
 
   /** The process is killed, the machine goes on: nothing is lost, and nothing has become durable. */
@@ -259,16 +271,19 @@ export class Explorer {
   /**
    * What must hold after crash number `crashes`, whose state is in the lab of that number:
    *
+   * - "thrown away": in a mode that promises it, what was flushed is on the backing device;
    * - "prefix": the backing device alone holds a prefix of the log;
    * - "open": the cache opens; "recovery": opening it changes nothing, unless it is new, and then may be cut anywhere;
    * - "accounting": segments, tails and generations are as the media say;
+   * - "monotone": where the cache says that the backing device has the same, it has, and goes on to have it;
    * - "content": every sector is the last flushed one or a later one;
    * - "write-back", "stable": with or without new requests, everything comes to the backing device, and reads as before;
    * - and all that again after a crash at a moment of this life.
    *
    * The last two are for lives: see `#isToLive`.
    */
-  #check(crashes: number, { rule, history, was_new, was_killed }: NextCrash): void {
+  #check(crashes: number, next_crash: NextCrash): void {
+    const { rule, history, was_new, was_killed, is_through } = next_crash;
     const lab = this.#labs[crashes]!;
     if (!was_killed && !this.#isNew(lab)) return;
     const random = this.#random;
@@ -284,6 +299,7 @@ export class Explorer {
       next = this.#next(life, is_kill);
     };
     memory.onStore = () => {};
+    backing.onWrite = () => {};
     memory.onEpoch = onEpoch;
     backing.onEpoch = onEpoch;
 
@@ -291,6 +307,7 @@ export class Explorer {
     if (history !== undefined && tail !== undefined) {
       guard("prefix", () => history.checkPrefix(backing.durable, tail, LIMITS.batch_ksets));
     }
+    if (is_through) guard("thrown away", () => rule.check(backing.bytes));
     const stores = memory.stores;
     const simulation = guard("open", () => {
       const content = new Model(new Uint8Array(0));
@@ -300,6 +317,7 @@ export class Explorer {
       throw new Violation("recovery", `opening an existing cache stored ${memory.stores - stores}`);
     }
     guard("accounting", () => audit(simulation.engine, life.media, true));
+    guard("monotone", () => checkClean(simulation));
     const content = guard("content", () => {
       const content = readAll(simulation, this.#shape.device_sectors * SECTOR);
       rule.check(content);
@@ -336,6 +354,21 @@ export class Explorer {
     for (let steps = random.pick([5, 15, 40]); steps > 0; steps--) simulation.step();
     if (random.chance(0.1)) simulation.reopenClean();
   }
+}
+
+/** Throws unless the backing device has what the cache calls clean: a range that is dropped from the cache reads as before. */
+function checkClean({ engine, memory, backing }: Simulation): void {
+  const { index } = engine;
+  index.forEach((sector, extent) => {
+    if (index.isPlaceholder(extent) || !index.isClean(extent)) return;
+    const addr = SEGMENTS_ADDR + index.segment(extent) * SEGMENT_BYTES + DATA_OFF_BYTES +
+      index.place(extent) * SECTOR;
+    for (let i = 0; i < index.sectors(extent) * SECTOR; i++) {
+      if (memory.bytes[addr + i] === backing.bytes[sector * SECTOR + i]) continue;
+      const at = sector + Math.floor(i / SECTOR);
+      throw new Error(`sector ${at} is clean in the cache, and other on the backing device`);
+    }
+  });
 }
 
 /** Reads the whole device. */

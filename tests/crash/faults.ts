@@ -7,6 +7,7 @@
  * @module
  */
 
+import { CACHE_MODES, type CacheMode } from "../../core/cache_mode.ts";
 import { CacheError, EIO } from "../../core/errors.ts";
 import { SEGMENTS_ADDR } from "../../core/format.ts";
 import { Model } from "../model.ts";
@@ -82,6 +83,7 @@ class FaultRun {
   readonly #script: Random;
   readonly #random: Random;
   readonly #model: Model;
+  readonly #mode: CacheMode;
   #memory: CrashMemory;
   #backing: CrashBacking;
   #device: SimDevice | undefined;
@@ -90,6 +92,10 @@ class FaultRun {
     this.#medium = medium;
     this.#fault = fault;
     this.#script = new Random(seed);
+    // A flush that fails may lose what went around the cache: its error says so, and it reads as before.
+    const may_lose = fault.kind === "flush";
+    const modes = CACHE_MODES.filter((mode) => !may_lose || mode !== "writearound");
+    this.#mode = this.#script.pick(modes);
     this.#random = random;
     const content = new Uint8Array(DEVICE_BYTES);
     fillFor(0x7fff_ffff, content);
@@ -145,7 +151,7 @@ class FaultRun {
   }
 
   #open(): void {
-    const options = { geometry: GEOMETRY, data_crc: true };
+    const options = { geometry: GEOMETRY, data_crc: true, cache_mode: this.#mode };
     this.#device = new SimDevice(this.#memory, this.#backing, options, LIMITS);
   }
 
@@ -163,10 +169,11 @@ class FaultRun {
         ? device.zero(write.off, write.len, random.chance(0.5))
         : device.write(write.off, write.bytes);
       if (errno === 0) model.endWrite(write, false);
-      else {this.#excuse(
-          errno,
-          shift > 0 ? ["read", "barrier", "cache read"] : ["barrier", "cache read"],
-        );}
+      else {
+        const backing: Kind[] = this.#is_through ? ["write", "flush"] : [];
+        if (shift > 0) backing.push("read"); // an edge
+        this.#excuse(errno, [...backing, "barrier", "cache read"]);
+      }
     } else if (kind < 6) {
       const read = model.beginRead(off, len);
       const answer = device.read(off, len);
@@ -177,7 +184,10 @@ class FaultRun {
       const begin = model.beginFlush();
       const errno = device.flush();
       if (errno === 0) model.endFlush(begin);
-      else this.#excuse(errno, ["barrier", "cache read"]);
+      else {
+        const backing: Kind[] = this.#is_through ? ["flush"] : [];
+        this.#excuse(errno, [...backing, "barrier", "cache read"]);
+      }
     } else if (kind < 9) device.now_ms += 2000;
     else {
       // Write-back tries, but need not succeed.
@@ -188,6 +198,11 @@ class FaultRun {
       device.runUntil("write-back had time", isOver);
       device.engine.setDraining(false);
     }
+  }
+
+  /** The backing device has what is answered: its errors are the requests'. */
+  get #is_through(): boolean {
+    return this.#mode === "writethrough" || this.#mode === "writearound";
   }
 
   /** An error is right when something it depends on has failed. */

@@ -5,6 +5,8 @@
  * its last version before the batch, or one from within it. So no version older than the dirty tail is missing, and none is there
  * that is more than a batch beyond.
  *
+ * What went around the cache may be there from the moment its write began until the log's next version is in order.
+ *
  * @module
  */
 
@@ -18,6 +20,8 @@ const SECTOR = 512;
 interface Version {
   readonly kset: number;
   readonly hash: number;
+  /** It went around the cache: the log never named it. */
+  readonly is_around?: boolean;
 }
 
 export class PrefixFailure extends Error {}
@@ -58,6 +62,17 @@ export class LogHistory {
     this.#add({ seg, off: addr - media.dataAddr(seg, 0) }, kset);
   }
 
+  /** A write of the backing device has begun that goes around the cache. */
+  around(off: number, bytes: Uint8Array): void {
+    for (let at = 0; at < bytes.length; at += SECTOR) {
+      this.#versions[(off + at) / SECTOR]!.push({
+        kset: this.#ksets,
+        hash: hashOf(bytes, at),
+        is_around: true,
+      });
+    }
+  }
+
   #add(place: LogPlace, { keys, next_seg, len_bytes }: MediaKset): LogPlace {
     if (next_seg < 0) this.#ksets++;
     for (const key of keys) {
@@ -87,8 +102,10 @@ export class LogHistory {
       const hash = hashOf(backing, sector * SECTOR);
       if (versions.length === 1 && versions[0]!.hash === hash) continue;
       const is_right = versions.some((version, i) =>
-        version.hash === hash && version.kset <= before + batch_ksets &&
-        (versions.find(({ kset }, j) => j > i && kset > version.kset)?.kset ?? Infinity) > before
+        version.hash === hash &&
+        (version.is_around || version.kset <= before + batch_ksets) &&
+        (versions.find(({ kset, is_around }, j) => j > i && !is_around && kset > version.kset)
+            ?.kset ?? Infinity) > before
       );
       if (is_right) continue;
       const known = versions.filter((version) => version.hash === hash).map(({ kset }) => kset);

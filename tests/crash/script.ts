@@ -4,6 +4,7 @@
  * @module
  */
 
+import { CACHE_MODES, type CacheMode } from "../../core/cache_mode.ts";
 import type { Medium } from "./crash_memory.ts";
 import type { Random } from "../random.ts";
 import type { Simulation } from "../simulation.ts";
@@ -29,6 +30,7 @@ export type Operation =
   /** Every request ends. */
   | { readonly do: "settle" }
   | { readonly do: "gc_percent"; readonly percent: number }
+  | { readonly do: "cache_mode"; readonly mode: CacheMode }
   /** A clean stop and start; everything is written back. */
   | { readonly do: "reopen" | "drain" }
   /** Crash states are looked at from here on, or not. */
@@ -42,6 +44,8 @@ export interface Shape {
   readonly data_crc: boolean;
   /** A barrier takes time, and other things happen meanwhile. */
   readonly slow_barriers: boolean;
+  /** What the cache is made with: writeback if left out. */
+  readonly cache_mode?: CacheMode;
 }
 
 export interface Script {
@@ -105,6 +109,9 @@ export function perform(simulation: Simulation, operation: Operation): void {
     case "gc_percent":
       simulation.engine.setGcPercent(operation.percent);
       break;
+    case "cache_mode":
+      simulation.engine.setCacheMode(operation.mode);
+      break;
     case "reopen":
       simulation.reopenClean();
       break;
@@ -135,9 +142,11 @@ function shape(
   return { medium, segments, device_sectors, data_crc, slow_barriers };
 }
 
-/** Something random: several clients, re-opens, a changed gc_percent. */
+/** Something random: several clients, re-opens, a changed gc_percent, a changed mode. */
 export function randomScript(random: Random): Script {
-  const shape = random.pick(SHAPES);
+  const cache_mode = random.chance(0.4) ? "writeback" : random.pick(CACHE_MODES);
+  const shape = { ...random.pick(SHAPES), cache_mode };
+  const mode_changes = random.pick([0, 0.03]);
   const operations: Operation[] = [];
   const most = random.pick([20, 60, 150]);
   const hot = random.between(4, shape.device_sectors);
@@ -150,6 +159,9 @@ export function randomScript(random: Random): Script {
     const at = random.below(hot - sectors + 1);
     if (random.chance(0.01)) operations.push({ do: "reopen" });
     else if (random.chance(0.02)) operations.push({ do: "drain" });
+    else if (random.chance(mode_changes)) {
+      operations.push({ do: "cache_mode", mode: random.pick(CACHE_MODES) });
+    }
     else if (random.chance(0.03)) {
       operations.push({ do: "gc_percent", percent: random.pick([0, 10, 50, 70, 90]) });
     } else if (random.chance(flushes)) operations.push({ do: "flush" });
@@ -214,6 +226,182 @@ function fuaSingles(count: number): Operation[] {
 
 /** Fills one log segment but for its last kset: three of 128 keys. */
 const ALMOST_A_SEGMENT: Operation[] = repeat(3, ...singles(128), ...FLUSH);
+
+/** In each of the modes in which the backing device has what was answered. */
+function inThroughModes(
+  name: string,
+  operations: readonly Operation[],
+  changes: Partial<Shape> = {},
+): Script[] {
+  return (["writethrough", "writearound"] as const).flatMap((cache_mode) =>
+    onBoth(`${cache_mode}: ${name}`, operations, { cache_mode, device_sectors: 24, ...changes })
+  );
+}
+
+/** What the cache modes promise. */
+const MODE_SCRIPTS: readonly Script[] = [
+  ...inThroughModes("writes over holes, hits and each other, FUA, flushes", [
+    EXPLORE,
+    { do: "write", at: 0, sectors: 6 },
+    { do: "settle" },
+    { do: "read", at: 2, sectors: 8 },
+    { do: "settle" },
+    { do: "write", at: 4, sectors: 4, fua: true },
+    { do: "steps", count: 6 },
+    { do: "write", at: 5, sectors: 2 },
+    { do: "settle" },
+    ...FLUSH,
+    { do: "write", at: 10, sectors: 3, fua: true },
+    { do: "write", at: 11, sectors: 4 },
+    { do: "settle" },
+    { do: "write bytes", off: 512 * 3 + 100, len: 900 },
+    { do: "settle" },
+    { do: "wait", ms: 2000 },
+    { do: "steps", count: 6 },
+    ...FLUSH,
+  ]),
+  ...inThroughModes("an older copy lies in the log, clean", [
+    { do: "read", at: 0, sectors: 12 },
+    { do: "settle" },
+    ...FLUSH,
+    { do: "drain" },
+    EXPLORE,
+    { do: "write", at: 2, sectors: 3 },
+    { do: "steps", count: 10 },
+    { do: "write", at: 1, sectors: 3 },
+    { do: "settle" },
+    { do: "write", at: 10, sectors: 4 },
+    { do: "settle" },
+    ...FLUSH,
+  ]),
+  ...inThroughModes("what is not flushed yet is read, and kept", [
+    EXPLORE,
+    { do: "write", at: 0, sectors: 8 },
+    { do: "settle" },
+    { do: "read", at: 0, sectors: 12 },
+    { do: "settle" },
+    { do: "wait", ms: 1100 },
+    { do: "steps", count: 8 },
+    { do: "write", at: 14, sectors: 2, fua: true },
+    { do: "settle" },
+    ...FLUSH,
+  ]),
+  ...inThroughModes("a write under way is overwritten, and read", [
+    EXPLORE,
+    { do: "write", at: 0, sectors: 8 },
+    { do: "payload" },
+    { do: "write", at: 2, sectors: 4 },
+    { do: "payload" },
+    { do: "read", at: 0, sectors: 8 },
+    { do: "flush" },
+    { do: "steps", count: 8 },
+    { do: "write", at: 3, sectors: 6 },
+    { do: "payload" },
+    { do: "write bytes", off: 512 * 7 + 10, len: 100 },
+    { do: "payload" },
+    { do: "settle" },
+    ...FLUSH,
+  ]),
+  ...inThroughModes("a write meets the read of its range", [
+    EXPLORE,
+    { do: "read", at: 0, sectors: 8 },
+    { do: "write", at: 2, sectors: 4 },
+    { do: "payload" },
+    { do: "settle" },
+    { do: "write", at: 12, sectors: 4 },
+    { do: "read", at: 10, sectors: 8 },
+    { do: "payload" },
+    { do: "settle" },
+    ...FLUSH,
+  ]),
+  ...inThroughModes("zeroing and trimming", [
+    { do: "write", at: 0, sectors: 6 },
+    ...FLUSH,
+    EXPLORE,
+    { do: "zero", at: 2, sectors: 6 },
+    { do: "settle" },
+    { do: "trim", at: 10, sectors: 4 },
+    { do: "write", at: 11, sectors: 2 },
+    { do: "settle" },
+    ...FLUSH,
+    { do: "zero bytes", off: 512 * 4 + 100, len: 1000 },
+    { do: "settle" },
+    ...FLUSH,
+  ]),
+  ...inThroughModes("a full cache", [
+    ...repeat(
+      3,
+      { do: "read", at: 0, sectors: 20 },
+      { do: "write", at: 0, sectors: 20 },
+      { do: "write", at: 20, sectors: 20 },
+      { do: "write", at: 40, sectors: 20 },
+    ),
+    { do: "settle" },
+    EXPLORE,
+    ...repeat(
+      3,
+      { do: "write", at: 3, sectors: 20 },
+      { do: "write", at: 33, sectors: 20 },
+      { do: "flush" },
+      { do: "read", at: 10, sectors: 20 },
+      { do: "settle" },
+    ),
+  ], { segments: 6, device_sectors: 64 }),
+  ...onBoth("the mode changes while much is dirty, and back", [
+    ...repeat(4, { do: "write", at: 0, sectors: 10 }, ...FLUSH),
+    EXPLORE,
+    { do: "cache_mode", mode: "writethrough" },
+    { do: "write", at: 4, sectors: 10 },
+    { do: "steps", count: 6 },
+    { do: "flush" },
+    { do: "steps", count: 12 },
+    { do: "write", at: 0, sectors: 2 },
+    { do: "settle" },
+    ...FLUSH,
+    { do: "cache_mode", mode: "writeback" },
+    { do: "write", at: 2, sectors: 6 },
+    ...FLUSH,
+    { do: "cache_mode", mode: "writearound" },
+    { do: "write", at: 12, sectors: 6 },
+    { do: "settle" },
+    { do: "cache_mode", mode: "writeback" },
+    ...FLUSH,
+    { do: "reopen" },
+    { do: "write", at: 14, sectors: 6, fua: true },
+    { do: "settle" },
+  ], { device_sectors: 24 }),
+  ...onBoth("the mode changes while writes go around the cache", [
+    EXPLORE,
+    { do: "write", at: 0, sectors: 6 },
+    { do: "payload" },
+    { do: "cache_mode", mode: "writeback" },
+    { do: "write", at: 2, sectors: 6 },
+    { do: "payload" },
+    { do: "flush" },
+    { do: "wait", ms: 6000 },
+    { do: "steps", count: 8 },
+    { do: "settle" },
+    { do: "drain" },
+    { do: "cache_mode", mode: "writearound" },
+    { do: "write", at: 10, sectors: 2 },
+    { do: "cache_mode", mode: "writeonly" },
+    { do: "read", at: 8, sectors: 6 },
+    { do: "settle" },
+    ...FLUSH,
+  ], { cache_mode: "writearound", device_sectors: 16 }),
+  ...onBoth("writeonly: misses are not kept", [
+    EXPLORE,
+    { do: "read", at: 0, sectors: 10 },
+    { do: "write", at: 4, sectors: 4 },
+    { do: "settle" },
+    ...FLUSH,
+    { do: "read", at: 2, sectors: 8 },
+    { do: "settle" },
+    { do: "drain" },
+    { do: "write", at: 6, sectors: 4, fua: true },
+    { do: "settle" },
+  ], { cache_mode: "writeonly", device_sectors: 16 }),
+];
 
 /** The narrow places, by name. */
 export const SCRIPTS: readonly Script[] = [
@@ -444,6 +632,7 @@ export const SCRIPTS: readonly Script[] = [
       { do: "settle" },
     ),
   ], { segments: 6 }),
+  ...MODE_SCRIPTS,
   {
     name: "gc_percent is changed again while it is being stored",
     shape: shape("pmem", 7, 16, true, true),
