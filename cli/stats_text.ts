@@ -74,6 +74,7 @@ export function statsText(name: string, stats: StatsReply): string {
       `${stats.requests_under_way} requests, ${stats.requests_waiting} wait for space, ` +
       `${c.waited} had to`,
     ],
+    ["Cache mode", modeText(stats)],
     ["Dirty", `${formatBytes(c.dirty_bytes)}, oldest ${Math.round(stats.dirty_age_ms / 1000)} s`],
     [
       "Write-back",
@@ -91,6 +92,13 @@ export function statsText(name: string, stats: StatsReply): string {
     ],
   ];
   return lines.map(([what, value]) => `${`${what}:`.padEnd(19)}${value}\n`).join("");
+}
+
+/** A mode that has just begun promises nothing yet. */
+function modeText({ cache_mode, is_mode_settled, counters: c }: StatsReply): string {
+  const around = c.around_bytes === 0 ? "" : `, ${formatBytes(c.around_bytes)} around the cache`;
+  const settling = is_mode_settled ? "" : ", when what was dirty before is written back";
+  return cache_mode + settling + around;
 }
 
 function share(part: number, all: number): string {

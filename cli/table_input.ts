@@ -23,6 +23,7 @@ export function tableConfig(table: Table, read_only: boolean): TableConfig {
     cache_path: devicePath(table.cache_dev),
     backing_path: devicePath(table.backing_dev),
     data_crc: table.data_crc,
+    cache_mode: table.cache_mode,
     length_sectors: table.length_sectors,
     read_only,
   };

@@ -14,6 +14,7 @@
  * @module
  */
 
+import { CACHE_MODES, type CacheMode, isCacheMode } from "./cache_mode.ts";
 import { CacheError } from "./errors.ts";
 import { SECTOR_BYTES } from "./format.ts";
 import { isNbdUri, parseNbdUri } from "./nbd_uri.ts";
@@ -27,7 +28,7 @@ export const MAX_TABLE_CHARS = 65536;
 
 /** The keys of a table line and the values that each of them takes. */
 export const TABLE_KEYS = {
-  cache_mode: ["writeback"],
+  cache_mode: CACHE_MODES,
   data_crc: ["true", "false"],
 } as const;
 /** Most words of options: each key and its value. */
@@ -43,8 +44,8 @@ export interface Table {
   readonly cache_dev: string;
   /** The backing device as it was written: a path, `major:minor`, or an NBD URI that `parseNbdUri` takes. */
   readonly backing_dev: string;
-  /** The only mode there is. */
-  readonly cache_mode: "writeback";
+  /** The cache mode; null: the one that the cache has, writeback for a new one. */
+  readonly cache_mode: CacheMode | null;
   /** Whether keys carry a checksum of their data. */
   readonly data_crc: boolean;
 }
@@ -92,10 +93,12 @@ export function formatTable(table: Table, length_sectors: number): string {
   return `0 ${length_sectors} ${TARGET_TYPE} ${formatParams(table)}`;
 }
 
-/** The target's own part of a table line: the devices and every option, spelled out. */
+/** The target's own part of a table line: the devices and every option that is known, spelled out. */
 export function formatParams(table: Table): string {
   const devices = `${escapeWord(table.cache_dev)} ${escapeWord(table.backing_dev)}`;
-  return `${devices} ${MAX_OPTION_WORDS} cache_mode ${table.cache_mode} data_crc ${table.data_crc}`;
+  const options = ["data_crc", `${table.data_crc}`];
+  if (table.cache_mode !== null) options.unshift("cache_mode", table.cache_mode);
+  return `${devices} ${options.length} ${options.join(" ")}`;
 }
 
 /**
@@ -189,6 +192,7 @@ function takeOptionWords(words: string[], is_count_wanted: boolean): string[] {
 function parseOptions(words: string[]): Pick<Table, "cache_mode" | "data_crc"> {
   const seen = new Set<string>();
   let data_crc = false;
+  let cache_mode: CacheMode | null = null;
   for (let i = 0; i < words.length; i += 2) {
     const key = words[i]!;
     const value = words[i + 1];
@@ -198,20 +202,21 @@ function parseOptions(words: string[]): Pick<Table, "cache_mode" | "data_crc"> {
       throw new CacheError(`Invalid number of cache option arguments: ${key} is given twice`);
     }
     seen.add(key);
-    if (key === "cache_mode") checkCacheMode(value);
+    if (key === "cache_mode") cache_mode = parseCacheMode(value);
     else data_crc = parseDataCrc(value);
   }
-  return { cache_mode: "writeback", data_crc };
+  return { cache_mode, data_crc };
 }
 
 function isTableKey(word: string): word is keyof typeof TABLE_KEYS {
   return Object.hasOwn(TABLE_KEYS, word);
 }
 
-function checkCacheMode(value: string): void {
-  if (value !== "writeback") {
-    throw new CacheError(`Invalid cache mode parameter: "${value}", wanted "writeback"`);
-  }
+function parseCacheMode(value: string): CacheMode {
+  if (isCacheMode(value)) return value;
+  throw new CacheError(
+    `Invalid cache mode parameter: "${value}", wanted ${CACHE_MODES.join(", ")}`,
+  );
 }
 
 function parseDataCrc(value: string): boolean {

@@ -14,7 +14,7 @@ const PLAIN: Table = {
   length_sectors: null,
   cache_dev: "/c",
   backing_dev: "/b",
-  cache_mode: "writeback",
+  cache_mode: null,
   data_crc: false,
 };
 
@@ -24,12 +24,15 @@ const GOOD: [name: string, text: string, wanted: Table][] = [
   [
     "kernel form, all options",
     "0 8 pcache /c /b 4 cache_mode writeback data_crc true",
-    { ...PLAIN, length_sectors: 8, data_crc: true },
+    { ...PLAIN, length_sectors: 8, cache_mode: "writeback", data_crc: true },
   ],
   ["short form", "pcache /c /b", PLAIN],
   ["short form, counted", "pcache /c /b 2 data_crc true", { ...PLAIN, data_crc: true }],
   ["short form, not counted", "pcache /c /b data_crc true", { ...PLAIN, data_crc: true }],
-  ["short form, both", "pcache /c /b data_crc false cache_mode writeback", PLAIN],
+  ["short form, both", "pcache /c /b data_crc false cache_mode writethrough", {
+    ...PLAIN,
+    cache_mode: "writethrough",
+  }],
   ["blanks, tabs and comments", "\n# a comment\n \t pcache\t/c   /b \r\n\n", PLAIN],
   ["a path with a blank", "pcache /a\\ b /b\\\\c", {
     ...PLAIN,
@@ -97,7 +100,7 @@ const BAD: [text: string, message: string][] = [
   ["0 8 pcache /c /b 1 cache_mode", "Missing value for cache_mode"],
   ["0 8 pcache /c /b 1 data_crc", "Missing value for data_crc"],
   ["pcache /c /b data_crc", "Missing value for data_crc"],
-  ["0 8 pcache /c /b 2 cache_mode writethrough", 'Invalid cache mode parameter: "writethrough"'],
+  ["0 8 pcache /c /b 2 cache_mode through", 'Invalid cache mode parameter: "through"'],
   ["0 8 pcache /c /b 2 data_crc yes", 'Invalid data crc parameter: "yes"'],
   ["0 8 pcache /c /b 2 nonesuch 1", 'Unrecognised cache option requested: "nonesuch"'],
   ["0 8 pcache /c /b 1 nonesuch", 'Unrecognised cache option requested: "nonesuch"'],

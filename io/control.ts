@@ -11,6 +11,7 @@
 
 import { assert } from "../core/assert.ts";
 import { Acceptor } from "./acceptor.ts";
+import { CACHE_MODES, type CacheMode, isCacheMode } from "../core/cache_mode.ts";
 import { CacheError } from "../core/errors.ts";
 import {
   type ControlReply,
@@ -367,9 +368,18 @@ function tableConfig(value: unknown): TableConfig {
     cache_path: text(table, "cache_path"),
     backing_path: text(table, "backing_path"),
     data_crc: bool(table, "data_crc"),
+    cache_mode: cacheMode(table.cache_mode),
     length_sectors: table.length_sectors === null ? null : whole(table, "length_sectors"),
     read_only: bool(table, "read_only"),
   };
+}
+
+function cacheMode(value: unknown): CacheMode | null {
+  if (value === null) return null;
+  if (typeof value === "string" && isCacheMode(value)) return value;
+  throw new CacheError(
+    `cache_mode ${JSON.stringify(value)}: null or ${CACHE_MODES.join(", ")} is wanted`,
+  );
 }
 
 function bool(from: Record<string, unknown>, key: string, missing?: boolean): boolean {

@@ -5,6 +5,7 @@
  * @module
  */
 
+import type { CacheMode } from "../core/cache_mode.ts";
 import type { Counters } from "../core/counters.ts";
 import type { LatencyReport } from "../core/latencies.ts";
 import type { PaceReport } from "./pace.ts";
@@ -49,6 +50,8 @@ export interface TableConfig {
   /** The same, or an NBD URI as `formatNbdUri` writes it. */
   backing_path: string;
   data_crc: boolean;
+  /** null: the mode that the cache has, writeback for a new one. */
+  cache_mode: CacheMode | null;
   /** Size of the cached device, in sectors of 512 bytes; null: the whole backing device. */
   length_sectors: number | null;
   read_only: boolean;
@@ -150,6 +153,9 @@ export interface StatsReply extends PaceReport {
   ok: true;
   uptime_ms: number;
   open_count: number;
+  cache_mode: CacheMode;
+  /** The mode's promise holds: nothing that was dirty before it began is still missing on the backing device. */
+  is_mode_settled: boolean;
   /** Requests that are not answered, and of these the ones that wait for space. */
   requests_under_way: number;
   requests_waiting: number;

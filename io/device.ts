@@ -45,6 +45,7 @@ import { Removal } from "./removal.ts";
 import { openRing, type Ring } from "./ring.ts";
 import type { Reservation } from "./run_dir.ts";
 import { answering, DONE, Shell } from "./shell.ts";
+import { applySetting } from "./settings.ts";
 import * as sockets from "./sockets.ts";
 import { Suspension } from "./suspension.ts";
 import { tableOf } from "./table_line.ts";
@@ -158,7 +159,9 @@ function openSteps(
 
   // Nothing has been written yet. All that can be refused is refused before something is.
   const { format, control_fd, shell, entrance } = place;
-  const options = { data_crc: config.data_crc, format };
+  // What the table does not say a new cache gets, and an existing one keeps.
+  const cache_mode = config.cache_mode === null ? {} : { cache_mode: config.cache_mode };
+  const options = { data_crc: config.data_crc, format, ...cache_mode };
   const inspection = naming("cache dev", config, () => inspectCache(memory, options));
   const { is_rotational, length_sectors } = backing;
   const frontend = openFrontend({
@@ -171,12 +174,11 @@ function openSteps(
   tell({ event: "progress", text: inspection.fresh ? "new cache" : "reading the log" });
   const now_ms = performance.now();
   const onRead = readingTeller(() => measureLog(cache, memory), tell);
-  const engine_parts = { memory, backing: backing.device, cache, now_ms, onRead };
+  const engine_parts = { memory, backing: backing.device, cache, now_ms, onRead, ...cache_mode };
   const engine = naming("pcache", config, () => Engine.open(engine_parts));
-  const table_line = formatTable(table, length_sectors);
   return new Device(shell, config, {
     ...{ arena, ring, memory, cache_file, backing, engine, control_fd, frontend, devices },
-    ...{ table_line, full_sectors },
+    full_sectors,
   });
 }
 
@@ -202,7 +204,6 @@ interface Parts {
   readonly frontend: OpenedFrontend;
   /** Lets go of both devices. */
   readonly devices: DisposableStack;
-  readonly table_line: string;
   /** Size of the whole backing device. */
   readonly full_sectors: number;
 }
@@ -508,7 +509,10 @@ class Device {
   #resume(): ControlReply {
     if (this.#removal.is_under_way) return { ok: false, error: BUSY };
     if (!this.#suspension.is_under_way && this.#inactive === null) return DONE;
-    if (this.#inactive !== null) this.#served.read_only = this.#inactive.read_only;
+    if (this.#inactive !== null) {
+      this.#served.read_only = this.#inactive.read_only;
+      if (this.#inactive.cache_mode !== null) this.#engine.setCacheMode(this.#inactive.cache_mode);
+    }
     this.#inactive = null;
     this.#suspension.end();
     this.#shell.raise();
@@ -563,10 +567,16 @@ class Device {
   }
 
   #table(is_inactive: boolean): ControlReply {
-    const { table_line } = this.#parts;
-    if (is_inactive) return { ok: true, table: this.#inactive === null ? "" : table_line };
-    const wiped_line = `0 ${this.#engine.size_bytes / SECTOR_BYTES} error `;
-    return { ok: true, table: this.#is_wiped ? wiped_line : table_line };
+    const length_sectors = this.#engine.size_bytes / SECTOR_BYTES;
+    const table = tableOf(this.#config);
+    const live_mode = this.#engine.cache_mode;
+    if (is_inactive) {
+      if (this.#inactive === null) return { ok: true, table: "" };
+      const cache_mode = this.#inactive.cache_mode ?? live_mode;
+      return { ok: true, table: formatTable({ ...table, cache_mode }, length_sectors) };
+    }
+    if (this.#is_wiped) return { ok: true, table: `0 ${length_sectors} error ` };
+    return { ok: true, table: formatTable({ ...table, cache_mode: live_mode }, length_sectors) };
   }
 
   #status(is_inactive: boolean): ControlReply {
@@ -626,6 +636,8 @@ class Device {
       ok: true,
       uptime_ms: Date.now() - this.#shell.since_ms,
       open_count: this.#frontend.userCount(),
+      cache_mode: engine.cache_mode,
+      is_mode_settled: engine.is_mode_settled,
       requests_under_way: engine.requests_in_use,
       requests_waiting: engine.waitingCount(),
       ...this.#pace.report(performance.now()),
@@ -635,18 +647,11 @@ class Device {
   }
 
   #message(args: string[], client: number): ControlReply | null {
-    const [word, value] = args;
     if (this.#is_wiped) return { ok: false, error: `${INVALID}: the table was wiped` };
     if (this.#removal.is_under_way) return { ok: false, error: BUSY };
     const begun = this.#jobs.ask(args, client);
     if (begun !== undefined) return begun;
-    if (word !== "gc_percent" || value === undefined || args.length !== 2) {
-      return { ok: false, error: `${INVALID}: message "${args.join(" ")}" is not known` };
-    }
-    if (!/^[0-9]{1,3}$/.test(value)) {
-      return { ok: false, error: `${INVALID}: gc_percent ${value}, but it must be 0..90` };
-    }
-    const reply = answering(() => this.#engine.setGcPercent(Number(value)));
+    const reply = answering(() => applySetting(this.#engine, args));
     if (!reply.ok) return { ...reply, error: `${INVALID}: ${reply.error}` };
     this.#shell.raise();
     return { ok: true, text: "" };

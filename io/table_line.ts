@@ -19,7 +19,7 @@ export function tableOf(config: TableConfig): Table {
     length_sectors: config.length_sectors,
     cache_dev: config.cache_path,
     backing_dev: config.backing_path,
-    cache_mode: "writeback",
+    cache_mode: config.cache_mode,
     data_crc: config.data_crc,
   };
 }

@@ -126,7 +126,13 @@ function escape(text: string): string {
 }
 
 const KEY_TEXTS: { readonly [K in keyof typeof TABLE_KEYS]: string } = {
-  cache_mode: "The only mode, as in the kernel. The default is \\fBwriteback\\fR.",
+  cache_mode:
+    `What is done with writes, and with reads of what is not cached. It is kept in the cache device:
+the default is the mode that the cache has, and \\fBwriteback\\fR for a new one. In \\fBwriteback\\fR a
+write is answered when the cache has it. In \\fBwritethrough\\fR it is answered when the backing device
+has it, too: what was flushed is there without the cache device. In \\fBwritearound\\fR the same holds, and
+what the cache does not hold already is not put there by writes. \\fBwriteonly\\fR is \\fBwriteback\\fR,
+but what is read from the backing device is not cached.`,
   data_crc:
     `A checksum for each key's data, verified before a byte leaves the cache. It is chosen when the
 cache is made, and stays. The default is \\fBfalse\\fR.`,

@@ -5,6 +5,7 @@
  * @module
  */
 
+import type { CacheMode } from "../core/cache_mode.ts";
 import { fillFor, Random } from "./random.ts";
 import { SimBacking, type SimRequest } from "./sim_backing.ts";
 import { SimDevice } from "./sim_device.ts";
@@ -26,12 +27,14 @@ export interface HandOptions {
   readonly data_crc?: boolean;
   readonly buffer_bytes?: number;
   readonly barrier_is_cheap?: boolean;
+  readonly cache_mode?: CacheMode;
 }
 
 /** Segments of 256 KiB, and a backing device of 16 MiB filled with `fillFor(0)`; barriers take until `endBarrier`. */
 export class HandDevice extends SimDevice {
   constructor(options: HandOptions = {}) {
     const { segments = 16, data_crc = false, buffer_bytes = 8 * MIB } = options;
+    const { cache_mode = "writeback" } = options;
     const memory = new SimMemory({
       cache_bytes: 0x5000 + segments * 256 * KIB,
       buffer_bytes,
@@ -40,7 +43,7 @@ export class HandDevice extends SimDevice {
     });
     const geometry = { segment_bytes: 256 * KIB, min_cache_bytes: 0 };
     const backing = new SimBacking(content(0, 16 * MIB), memory.bytes, new Random(1));
-    super(memory, backing, { geometry, data_crc });
+    super(memory, backing, { geometry, data_crc, cache_mode });
   }
 
   pump(): void {

@@ -31,8 +31,8 @@ export const CANARIES: readonly Canary[] = [
   {
     name: "a flush is answered when its keys are staged",
     file: "flushes.ts",
-    find: "const is_durable = log.durable >= requests.log_target[slot]!;",
-    replace: "const is_durable = log.appended >= requests.log_target[slot]!;",
+    find: "return log.durable >= requests.log_target[slot]! &&",
+    replace: "return log.appended >= requests.log_target[slot]! &&",
   },
   {
     name: "a flush is answered when its ksets are stored, without the last barrier",
@@ -164,6 +164,66 @@ export const CANARIES: readonly Canary[] = [
     file: "fills.ts",
     find: "this.#storeRange(fill, start, stop - start);",
     replace: "this.#storeRange(fill, this.#sector[fill]!, this.#sectors[fill]!);",
+  },
+  {
+    name: "in writethrough a flush is answered when the log is durable",
+    file: "flushes.ts",
+    find: "      through.flushed >= requests.write_target[slot]! &&\n",
+    replace: "",
+  },
+  {
+    name: "in writethrough a flush is answered without a flush of the backing device",
+    file: "flushes.ts",
+    find: "      through.flushed >= requests.write_target[slot]! &&\n",
+    replace: "      through.written >= requests.write_target[slot]! &&\n",
+  },
+  {
+    name: "a flush does not wait for what went around the cache",
+    file: "flushes.ts",
+    find: "      backing_flushes.isDurable(requests.backing_flush[slot]!);",
+    replace: "      backing_flushes.failures >= 0;",
+  },
+  {
+    name: "a write goes around the cache although the log has an older copy",
+    file: "writes.ts",
+    find: "if (index.holeEnd(sector, limit) < limit) return false;",
+    replace: "if (index.holeEnd(sector, limit) < 0) return false;",
+  },
+  {
+    name: "what went around the cache and is not flushed becomes a clean key",
+    file: "fills.ts",
+    find: "const is_clean = !arounds.isVolatile(sector);",
+    replace: "const is_clean = !arounds.is_barred;",
+  },
+  {
+    name: "write-back overtakes a write that goes around the cache",
+    file: "writeback.ts",
+    find: "    if (!this.#state.arounds.has_passed) return false;\n",
+    replace: "",
+  },
+  {
+    name: "what a killed process wrote around the cache counts as flushed",
+    file: "arounds.ts",
+    find: "this.#first_flush = was_around ? flushes.cover() : 0;",
+    replace: "this.#first_flush = was_around ? 0 : 0;",
+  },
+  {
+    name: "writes go around the cache before the media say so",
+    file: "writes.ts",
+    find: "if (arounds.is_barred || !arounds.is_announced) return false;",
+    replace: "if (arounds.is_barred) return false;",
+  },
+  {
+    name: "the media say that none goes around any more, before those that did are flushed",
+    file: "engine.ts",
+    find: "if (this.#mode_wanted >= 0 && !backing_flushes.hasEnded(arounds.flush)) {",
+    replace: "if (this.#mode_wanted > 9 && !backing_flushes.hasEnded(arounds.flush)) {",
+  },
+  {
+    name: "writethrough promises at once what it holds when the old dirty data is written back",
+    file: "through.ts",
+    find: "return this.#backlog === 0 && this.flushed >= this.#settled_at;",
+    replace: "return this.flushed <= this.#settled_at + appended;",
   },
   {
     name: "init done is written before the rest of a format is durable",

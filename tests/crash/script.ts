@@ -161,8 +161,7 @@ export function randomScript(random: Random): Script {
     else if (random.chance(0.02)) operations.push({ do: "drain" });
     else if (random.chance(mode_changes)) {
       operations.push({ do: "cache_mode", mode: random.pick(CACHE_MODES) });
-    }
-    else if (random.chance(0.03)) {
+    } else if (random.chance(0.03)) {
       operations.push({ do: "gc_percent", percent: random.pick([0, 10, 50, 70, 90]) });
     } else if (random.chance(flushes)) operations.push({ do: "flush" });
     else if (random.chance(zeroes)) operations.push(randomZeroing(random, at, sectors));
