@@ -21,6 +21,8 @@ function makeStats(counters: Partial<Counters> = {}): StatsReply {
     ok: true,
     uptime_ms: 5000,
     open_count: 1,
+    cache_mode: "writeback",
+    is_mode_settled: true,
     requests_under_way: 3,
     requests_waiting: 2,
     dirty_age_ms: 1500,

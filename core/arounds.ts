@@ -33,11 +33,17 @@ export class Arounds {
   /** The flush before which everything is volatile. */
   readonly #first_flush: number;
   /** Whether the mode on the media is the one in which writes go around the cache. */
-  is_announced = false;
+  is_announced: boolean;
 
-  /** `was_around`: the cache is opened in the mode in which writes go around it. */
-  constructor(flushes: BackingFlushes, subtrees: number, was_around: boolean) {
+  /** `is_announced`: the cache is opened in the mode in which writes go around it; `was_around`: and was there before. */
+  constructor(
+    flushes: BackingFlushes,
+    subtrees: number,
+    is_announced: boolean,
+    was_around: boolean,
+  ) {
     this.#flushes = flushes;
+    this.is_announced = is_announced;
     this.#flush = new Float64Array(subtrees);
     this.#first_flush = was_around ? flushes.cover() : 0;
     this.#last_flush = this.#first_flush;

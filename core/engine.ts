@@ -212,6 +212,7 @@ export class Engine {
       new Arounds(
         backing_flushes,
         index.subtrees,
+        cache.info.mode === AROUND_NUMBER,
         cache.info.mode === AROUND_NUMBER && !cache.fresh,
       ),
       now_ms,

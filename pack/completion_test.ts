@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { VERBS } from "../cli/verbs.ts";
+import { CACHE_MODES } from "../core/cache_mode.ts";
 import { bashCompletion, fishCompletion, zshCompletion } from "./completion.ts";
 
 const NAMES = VERBS.flatMap(({ name, alias }) => alias === undefined ? [name] : [name, alias]);
@@ -34,7 +35,7 @@ const CASES: [line: string, offered: string[]][] = [
   ['pcache create vol --table "pcache /a /b ', ["cache_mode", "data_crc"]],
   ['pcache create vol --table "0 8 pcache /a /b da', ["data_crc"]],
   ['pcache create vol --table "pcache /a /b data_crc ', ["false", "true"]],
-  ['pcache create vol --table "pcache /a /b 4 cache_mode ', ["writeback"]],
+  ['pcache create vol --table "pcache /a /b 4 cache_mode ', [...CACHE_MODES]],
 ];
 
 interface Place {
