@@ -426,7 +426,7 @@ const BAD_TABLES: [table: string, message: string][] = [
   ["0 2048 pcache C B 5 a b c d e", "Invalid number of cache option arguments"],
   ["0 2048 pcache C B 1 cache_mode", "Missing value for cache_mode"],
   ["0 2048 pcache C B 1 data_crc", "Missing value for data_crc"],
-  ["0 2048 pcache C B 2 cache_mode writearound", "Invalid cache mode parameter"],
+  ["0 2048 pcache C B 2 cache_mode writenone", "Invalid cache mode parameter"],
   ["0 2048 pcache C B 2 data_crc maybe", "Invalid data crc parameter"],
   ["0 2048 pcache C B 2 crc true", "Unrecognised cache option requested"],
   ["8 2048 pcache C B", "Gap in table"],
