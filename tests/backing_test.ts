@@ -51,6 +51,13 @@ class Content {
     }
   }
 
+  /** Writes all of it. */
+  async writeAll(client: NbdClient): Promise<void> {
+    for (let block = 0; block < BLOCKS; block++) {
+      await client.write(block * BLOCK_BYTES, this.of(block));
+    }
+  }
+
   /** Makes a file that holds all of it. */
   file(rig: Rig, name: string): string {
     const path = rig.file(name, 0);
@@ -322,38 +329,36 @@ for (const { loop, env } of LOOPS) {
     });
   }
 
-  Deno.test(`nbdkit that fails and delays one request in ten, under load (${loop})`, async () => {
-    await using rig = Rig.make({ env });
-    const content = new Content();
-    const backing = content.file(rig, "backing");
-    const trigger = rig.file("failing", 0);
-    const rates = ["error-pread-rate=10%", "error-pwrite-rate=10%", `error-file=${trigger}`];
-    const delays = ["delay-read=2ms", "delay-write=2ms"];
-    const server = await nbdkit(
-      rig,
-      ["error", "delay"],
-      "file",
-      backing,
-      "error=EIO",
-      ...rates,
-      ...delays,
-    );
-    const client = await create(rig, server.uri);
-    const load = new Load(client, content, 2);
-    load.may_fail = true;
-    await load.more(5000);
-    await until("the server has failed writes", async () => {
-      await load.more(100);
-      return (await counters(rig)).backing_write_errors! > 0;
+  for (const plugin of [["file", "backing"], ["memory", "32M"]]) {
+    Deno.test(`nbdkit ${plugin[0]} that fails and delays one request in ten, under load (${loop})`, async () => {
+      await using rig = Rig.make({ env });
+      const content = new Content();
+      const [name, argument] = plugin;
+      const own = name === "file" ? rig.file(argument!, DEVICE_BYTES) : argument!;
+      const trigger = rig.path("failing");
+      const errors = ["error=EIO", "error-pread-rate=10%", "error-pwrite-rate=10%"];
+      const options = [...errors, `error-file=${trigger}`, "delay-read=2ms", "delay-write=2ms"];
+      const server = await nbdkit(rig, ["error", "delay"], name!, own, ...options);
+      const direct = await connect(rig, server.uri);
+      await content.writeAll(direct);
+      const client = await create(rig, server.uri);
+      rig.file("failing", 0);
+      const load = new Load(client, content, 2);
+      load.may_fail = true;
+      await load.more(5000);
+      await until("the server has failed writes", async () => {
+        await load.more(100);
+        return (await counters(rig)).backing_write_errors! > 0;
+      });
+      await Deno.remove(trigger);
+      await load.end();
+      assert(load.failed_reads > 0, "no read failed");
+      content.checkAll(await readAll(client), "the device");
+      await client.close();
+      await rig.ok("remove", "--flush", "d");
+      content.checkAll(await readAll(direct), "the backing device");
     });
-    await Deno.remove(trigger);
-    await load.end();
-    assert(load.failed_reads > 0, "no read failed");
-    content.checkAll(await readAll(client), "the device");
-    await client.close();
-    await rig.ok("remove", "--flush", "d");
-    content.checkAll(await Deno.readFile(backing), "the backing device");
-  });
+  }
 
   Deno.test(`a device over a device (${loop})`, async () => {
     await using rig = Rig.make({ env });

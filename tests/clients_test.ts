@@ -165,6 +165,46 @@ Deno.test("qemu-img converts an image onto the device and finds it equal", async
   await must("qemu-img", "compare", "-f", "raw", "-F", "raw", await rig.uri("d"), content);
 });
 
+for (const loop of ["io_uring", "poll"]) {
+  Deno.test(`nbdkit's nbd plugin in front: its clients find everything that ours do, ${loop}`, async () => {
+    await using rig = Rig.make({ env: { PCACHE_LOOP: loop } });
+    const bytes = 256 * MIB;
+    const { uri, backing } = await createDevice(rig, bytes);
+    const socket = rig.path("front");
+    const nbdkit = rig.start("nbdkit", ["--foreground", "--unix", socket, "nbd", `uri=${uri}`]);
+    const front = `nbd+unix:///?socket=${socket}`;
+    await until("nbdkit serves", async () => (await run("nbdinfo", ["--size", front])).code === 0);
+    const seen = JSON.parse(await must("nbdinfo", "--json", front)).exports[0];
+    assertEquals(seen["export-size"], bytes);
+    for (const can of ["flush", "fua", "trim", "zero", "fast_zero", "cache", "multi_conn"]) {
+      assertEquals(seen[`can_${can}`], true, can);
+    }
+
+    const job = [
+      ...["--name=front", "--ioengine=nbd", `--uri=${front}`, "--numjobs=2", "--iodepth=16"],
+      ...["--size=64m", "--offset_increment=64m", "--bsrange=512-64k", "--randseed=7"],
+      ...["--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0", "--group_reporting"],
+      ...["--allow_file_create=0", `--aux-path=${rig.dir}`],
+    ];
+    await must("fio", ...job, "--rw=randrw", "--fsync=64");
+    await must(
+      "qemu-io",
+      ...["-f", "raw", "-d", "unmap", "-c", "write -P 7 128M 32M", "-c", "discard 132M 8M"],
+      ...["-c", "write -z 144M 4M", "-c", "read -P 0 132M 8M", "-c", "read -P 0 144M 4M", front],
+    );
+    const map = await must("nbdinfo", "--map", front);
+    assertMatch(map, /^ +138412032 +8388608 +3 +hole,zero$/m);
+    assertMatch(map, /^ +150994944 +4194304 +2 +zero$/m);
+    await must("qemu-img", "compare", "-f", "raw", "-F", "raw", front, uri);
+    const copy = rig.path("copy");
+    await must("nbdcopy", front, copy);
+    nbdkit.kill("SIGTERM");
+    await nbdkit.status;
+    await rig.ok("remove", "--flush", "d");
+    await must("cmp", copy, backing);
+  });
+}
+
 for (const { variant, data_crc, options } of VARIANTS) {
   Deno.test(`fio verifies random mixed sizes, depth 32, four connections, ${variant}`, async () => {
     await using rig = Rig.make(options);

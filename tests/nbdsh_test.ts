@@ -180,10 +180,10 @@ h.cache(4096, 0)
   ],
 ];
 
-Deno.test("nbdsh", async (t) => {
-  for (const [what, options, before, script] of SCRIPTS) {
-    await t.step(what, async () => {
-      await using rig = Rig.make();
+for (const [what, options, before, script] of SCRIPTS) {
+  for (const loop of ["io_uring", "poll"]) {
+    Deno.test(`nbdsh, ${loop}: ${what}`, async () => {
+      await using rig = Rig.make({ env: { PCACHE_LOOP: loop } });
       const table = `pcache ${rig.file("cache", 512 * MIB)} ${rig.file("backing", SIZE_BYTES)}`;
       await rig.ok("create", "d", ...options, "--table", table);
       const connect = `h.connect_uri("${await rig.uri("d")}")`;
@@ -192,7 +192,7 @@ Deno.test("nbdsh", async (t) => {
       await rig.ok("remove", "d");
     });
   }
-});
+}
 
 Deno.test("maps of nbdinfo and qemu-img", async () => {
   await using rig = Rig.make();

@@ -135,9 +135,18 @@ for (const { loop, data_crc } of VARIANTS) {
       ...["--ioengine=nbd", `--uri=${uri}`, "--iodepth=16", "--bs=4k", "--randseed=7"],
       ...["--allow_file_create=0", `--aux-path=${rig.dir}`],
     ];
+    // Four jobs at once, each in a part of its own, trimming, writing and comparing.
     await must(
       "fio",
-      ...["--name=verify", ...job, "--size=64m", "--rw=randtrimwrite", "--verify=crc32c"],
+      ...[
+        "--name=verify",
+        ...job,
+        "--size=32m",
+        "--numjobs=4",
+        "--offset_increment=64m",
+        "--rw=randtrimwrite",
+        "--verify=crc32c",
+      ],
       ...["--verify_fatal=1", "--verify_state_save=0"],
     );
     await must("fio", "--name=trim", ...job, "--size=256m", "--rw=trim");
