@@ -1,30 +1,25 @@
 /**
- * pcache as a library: the engine that decides what a cache does, without a machine under it. It has no FFI, no
- * `Deno.*`, no clock and no randomness: give it memory, a backing device and the time, and feed it what ended.
+ * pcache as a library: `Cache` opens a cache in this program, `serve` serves one over NBD. docs/library.md has examples.
  *
  * ```ts ignore
- * const inspection = inspectCache(memory, { data_crc: true }); // writes nothing, refuses what is no cache
- * const cache = prepareCache(memory, inspection); // formats a fresh device
- * const engine = Engine.open({ memory, backing, cache, now_ms: 0 }); // replays the log
- *
- * const slot = engine.beginWrite(4096, 8192, false);
- * engine.pump(now_ms);
- * for (let piece = engine.firstPiece(slot); piece >= 0; piece = engine.nextPiece(piece)) {
- *   receive(engine.pieceAddr(piece), engine.pieceLen(piece)); // the bytes go straight to their place
- * }
- * engine.payloadArrived(slot);
- * engine.pump(now_ms); // then the slot comes out of takeAnswered()
+ * await using cache = Cache.open({ cache_path: "cache.img", backing_path: "backing.img", data_crc: true });
+ * await cache.write(4096, new Uint8Array(8192));
+ * await cache.flush();
+ * const bytes = await cache.read(4096, 8192);
  * ```
  *
- * `core/platform.ts` says what memory and backing device have to do; `io/` does it on Linux.
+ * `Engine` is the core alone: it decides what a cache does, without a machine under it. It has no FFI, no `Deno.*`, no clock and no
+ * randomness: give it memory, a backing device and the time, and feed it what ended. `core/platform.ts` says what these have to do.
  *
  * @module
  */
 
+export type { CacheMode } from "./core/cache_mode.ts";
 export { Counters } from "./core/counters.ts";
 export { Engine, type EngineOptions, type Position, type Status } from "./core/engine.ts";
 export { CacheError } from "./core/errors.ts";
 export { type Geometry, KERNEL_GEOMETRY } from "./core/format.ts";
+export type { LatencyReport } from "./core/latencies.ts";
 export {
   inspectCache,
   type Inspection,
@@ -40,3 +35,5 @@ export {
   type Table,
   type TableSource,
 } from "./core/table.ts";
+export { Cache, type CacheOptions, type CacheStats } from "./io/library.ts";
+export { serve, type ServedDevice, type ServeOptions } from "./io/serve.ts";

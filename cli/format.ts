@@ -16,11 +16,15 @@ import { formatBytes } from "./stats_text.ts";
 
 /** `format CACHE [KEY VALUE...]`. */
 export function run([cache_dev, ...words]: string[], options: Options): boolean {
-  const { data_crc } = parseTable(`pcache - - ${words.join(" ")}`, { kind: "option" });
+  const { data_crc, cache_mode } = parseTable(`pcache - - ${words.join(" ")}`, { kind: "option" });
   withCache("format", cache_dev!, (device) => {
     const { memory } = device;
     if (!options.yes) refuseContent(memory, data_crc);
-    const inspection = inspectCache(memory, { data_crc, format: true });
+    const inspection = inspectCache(memory, {
+      data_crc,
+      format: true,
+      ...(cache_mode === null ? {} : { cache_mode }),
+    });
     device.prepare();
     const cache = prepareCache(memory, inspection);
     print(`${cache_dev}: formatted, ${cache.n_segs} segments, data_crc ${data_crc}`);

@@ -311,7 +311,7 @@ export const VERBS: readonly Verb[] = [
     name: "format",
     usage: "<cache_dev> [<key> <value>...]",
     help:
-      "Makes a new cache, with data_crc true or false; over what was a cache, or something else,\n" +
+      "Makes a new cache, with the keys of a table; over what was a cache, or something else,\n" +
       "with --yes only: its content is lost then",
     min_args: 1,
     max_args: Infinity,

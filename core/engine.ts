@@ -499,7 +499,10 @@ export class Engine {
     return scrubPart(this.#state, from_bytes / SECTOR_BYTES, report) * SECTOR_BYTES;
   }
 
-  /** Forgets a part of the clean data of a range of sectors. Returns the byte to go on from; `to_bytes`: there is none left. */
+  /**
+   * Forgets a part of the clean data of a range of sectors. Returns the byte to go on from; `to_bytes`: there is none left. It may be where it
+   * began, as long as a request there is under way.
+   */
   forget(from_bytes: number, to_bytes: number): number {
     const [from, to] = [from_bytes / SECTOR_BYTES, to_bytes / SECTOR_BYTES];
     return forgetPart(this.#state, from, to) * SECTOR_BYTES;
@@ -517,6 +520,12 @@ export class Engine {
   isClean(): boolean {
     const { log } = this.#state;
     return log.durable === log.appended && this.#writeback.is_done;
+  }
+
+  /** Whether the machine has something to end: a barrier, or a request to the backing device. */
+  get is_under_way(): boolean {
+    return this.#state.barriers.is_under_way || this.#writeback.is_under_way ||
+      this.#fills.in_use > 0;
   }
 
   /** Begins a clean stop: commits the log, starts no new write-back or GC. Pump until `isClosed`. */

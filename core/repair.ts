@@ -17,6 +17,7 @@
  */
 
 import { checkCache, type CheckOptions, type CheckReport } from "./check.ts";
+import { CACHE_MODES } from "./cache_mode.ts";
 import { crc32c } from "./crc32c.ts";
 import { CacheError } from "./errors.ts";
 import {
@@ -100,6 +101,7 @@ class Repair {
   readonly #geometry: Geometry;
   readonly #repairs: string[] = [];
   readonly #losses: string[] = [];
+  #is_mode_lost = false;
 
   constructor(memory: Memory, options: CheckOptions) {
     this.#overlay = new OverlayMemory(memory);
@@ -151,6 +153,7 @@ class Repair {
     });
     if (is_right) return info;
     const chain = completeChain(this.#overlay, this.#geometry, most, null);
+    this.#is_mode_lost = true;
     info.seg_id = chain[0]!;
     info.n_segs = chain.length;
     info.flags = INFO_INIT_DONE | MODE_WRITEBACK | GC_PERCENT_DEFAULT << INFO_GC_SHIFT;
@@ -160,7 +163,9 @@ class Repair {
     this.#repairs.push(
       `cache info: made anew from the chain of ${chain.length} segments, data_crc ${info.data_crc}`,
     );
-    this.#losses.push(`cache info: its settings; gc_percent is ${GC_PERCENT_DEFAULT} now`);
+    this.#losses.push(
+      `cache info: its settings; gc_percent is ${GC_PERCENT_DEFAULT} and the mode writeback now`,
+    );
     return info;
   }
 
@@ -270,8 +275,17 @@ class Repair {
     const has_key_tail = reasonOf(() => loadTail(cache, key_tail)) === "";
     const has_dirty_tail = reasonOf(() => loadTail(cache, dirty_tail)) === "";
     if (!has_key_tail && !has_dirty_tail) {
+      if (this.#is_mode_lost || CACHE_MODES[cache.info.mode] === "writearound") {
+        throw new CacheError(
+          "it cannot be repaired: both tails are lost, and writes may have gone around the cache: " +
+            "what the log holds from before them would come back",
+        );
+      }
       const seg = logStart(cache, this.#overlay);
       for (const tail of [key_tail, dirty_tail]) this.#setTail(tail, seg, 0);
+      this.#losses.push(
+        "what was changed on the backing device itself since the cache forgot a range: the log may still have it",
+      );
       this.#repairs.push(
         `key tail, dirty tail: ${seg}:0, where the only log on the device begins; ` +
           "all of it counts as dirty and will be written back again",

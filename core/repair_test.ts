@@ -182,6 +182,13 @@ Deno.test("what cannot be told is not guessed", () => {
   no_tails.memory.bytes.fill(0, KEY_TAIL_ADDR, DIRTY_TAIL_ADDR + 32);
   assertStringIncludes(refusalOf(no_tails), "the log may begin in any of the segments 0, 4");
 
+  const around = new LogBuilder({ segments: 6 });
+  around.kset([key(1)]);
+  around.cache.info.setMode(2);
+  around.cache.info.store();
+  around.memory.bytes.fill(0, KEY_TAIL_ADDR, DIRTY_TAIL_ADDR + 32);
+  assertStringIncludes(refusalOf(around), "writes may have gone around the cache");
+
   const short = new LogBuilder({ segments: 6 });
   const cut = new SimMemory({ cache_bytes: SEGMENTS_ADDR + 5 * SMALL_GEOMETRY.segment_bytes });
   cut.cache.set(short.memory.cache.subarray(0, cut.cache_bytes));

@@ -3,7 +3,7 @@
  *
  * Invariants:
  * - A call looks at a bounded number of extents and bytes, and says where the next one goes on.
- * - Dirty data is never forgotten. A placeholder that is forgotten is read for those who wait for it, but not kept.
+ * - Dirty data is never forgotten, and no placeholder: it stands for a request that will bring data, or has gone around the cache.
  * - What is forgotten is out of the index; its keys stay in the log until GC has taken them off.
  *
  * @module
@@ -85,17 +85,25 @@ export function scrubPart(state: EngineState, from_sector: number, report: Scrub
   return next;
 }
 
-/** Forgets clean data of `[from_sector, to_sector)`. Returns where to go on; `to_sector`: there is none left. */
+/**
+ * Forgets clean data of `[from_sector, to_sector)`. Returns where to go on: `to_sector` when there is none left, or a placeholder, whose request
+ * has to end first.
+ */
 export function forgetPart(state: EngineState, from_sector: number, to_sector: number): number {
   const { index } = state;
   const ranges: { start: number; stop: number }[] = [];
+  let most = to_sector;
   const next = walk(state, from_sector, to_sector, (extent, start, stop) => {
-    const is_dirty = index.isLive(extent) && !index.isPlaceholder(extent) && !index.isClean(extent);
-    if (!is_dirty) ranges.push({ start, stop });
+    const is_live = index.isLive(extent);
+    if (is_live && index.isPlaceholder(extent)) {
+      most = start;
+      return false;
+    }
+    if (!is_live || index.isClean(extent)) ranges.push({ start, stop });
     return true;
   });
   for (const { start, stop } of ranges) state.forget(start, stop - start);
-  return next;
+  return Math.min(next, most);
 }
 
 /** How many sectors of `[from_sector, to_sector)` are dirty, up to the first extent that the limit leaves out; `next` is where it begins. */

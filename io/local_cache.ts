@@ -6,6 +6,7 @@
  * @module
  */
 
+import type { CacheMode } from "../core/cache_mode.ts";
 import { Engine } from "../core/engine.ts";
 import { CacheError } from "../core/errors.ts";
 import { SECTOR_BYTES } from "../core/format.ts";
@@ -34,6 +35,8 @@ export interface LocalConfig {
   readonly backing_path: string;
   /** What a new cache gets; null: only a cache that is there is opened, with the setting that it has. */
   readonly data_crc: boolean | null;
+  /** The one that the cache has, writeback for a new one, if left out. */
+  readonly cache_mode?: CacheMode;
   /** Told how far the reading of the log is. */
   readonly onRead?: (done_bytes: number, left_bytes: number) => void;
 }
@@ -70,7 +73,9 @@ export class LocalCache implements Disposable {
     memory.allocate();
     const cache = prepareCache(memory, inspection);
     const log_bytes = measureLog(cache, memory);
+    const { cache_mode } = config;
     this.engine = Engine.open({
+      ...(cache_mode === undefined ? {} : { cache_mode }),
       memory,
       backing: device,
       cache,
@@ -99,6 +104,11 @@ export class LocalCache implements Disposable {
   nextTimerMs(): number {
     const now_ms = performance.now();
     return Math.min(this.engine.nextTimerMs(now_ms), this.backing.nextTimerMs(now_ms));
+  }
+
+  /** Whether something has been handed to the kernel, or will be as soon as it can. */
+  get has_work_under_way(): boolean {
+    return this.engine.is_under_way;
   }
 
   #handle(user: number, result: number): void {
@@ -132,9 +142,12 @@ function wholeSectors(path: string, bytes: number): number {
   );
 }
 
-function inspect(memory: Memory, { cache_path, data_crc }: LocalConfig): Inspection {
+function inspect(
+  memory: Memory,
+  { cache_path, data_crc, cache_mode = "writeback" }: LocalConfig,
+): Inspection {
   try {
-    if (data_crc !== null) return inspectCache(memory, { data_crc });
+    if (data_crc !== null) return inspectCache(memory, { data_crc, cache_mode });
     return inspectStored(memory);
   } catch (error) {
     if (!(error instanceof CacheError)) throw error;
