@@ -86,9 +86,11 @@ class Bench {
     return contenders;
   }
 
+  /** Writes as much as a cache holds, so that a log goes over what it has used before, as it does from then on. */
   async #fill({ uri, size_bytes, settle }: Contender): Promise<void> {
     const job = ["rw=randwrite", "bs=4k", "iodepth=32", "end_fsync=1"];
-    await fio(this.place.disk_dir, [...nbdJob(uri, size_bytes, 1), ...job]);
+    const loops = Math.ceil(CACHE_BYTES / size_bytes);
+    await fio(this.place.disk_dir, [...nbdJob(uri, size_bytes, 1), ...job, `loops=${loops}`]);
     await settle();
   }
 
