@@ -66,7 +66,7 @@ function group(cell: CellResult, top: number, unit_px: number): string {
 }
 
 /** The chart as SVG. */
-export function chart({ cells, date, machine }: Results): string {
+export function chart({ cells, machine }: Results): string {
   const heights = cells.map(({ scores }) => HEAD + scores.length * (BAR + GAP) + 18);
   const height = TOP + heights.reduce((sum, one) => sum + one, 0);
   const longest = Math.max(1, ...cells.flatMap(scaled));
@@ -76,7 +76,7 @@ export function chart({ cells, date, machine }: Results): string {
     `font-family="sans-serif" font-size="11" fill="#222">`,
     `<rect width="${WIDTH}" height="${height}" fill="#fff"/>`,
     text(16, 24, "pcache and what could be used instead; 1x is the best peer", 'font-size="16"'),
-    text(16, 44, `${date}, ${machine}`),
+    text(16, 44, machine),
   ];
   let top = TOP;
   for (const [i, cell] of cells.entries()) {

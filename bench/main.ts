@@ -1,6 +1,7 @@
 /**
  * `deno task bench`: pcache beside what a user could take instead, on this machine, in one run. Prints a table of ratios and
- * writes `results.json`, `results.md` and `results.svg` into `bench/`.
+ * writes `results.json`, `results.md` and `results.svg` into `bench/`. With `--only`, the other cells stay as an earlier run in the
+ * same way on the same machine has left them.
  *
  * Every contender is up from the first cell to the last. In each round of a cell each has its turn, so that what else the
  * machine does meets all of them alike. Processes and files are removed in the end, also when the bench fails or is interrupted.
@@ -30,6 +31,7 @@ import {
   type CellResult,
   type FactsResult,
   judge,
+  merged,
   type Results,
   scoreOf,
   type Turn,
@@ -38,6 +40,7 @@ import { contendersOf, runSpecial } from "./special_cells.ts";
 import { short } from "./stats.ts";
 
 const MIB = 1024 * 1024;
+const RESULTS = new URL("results.json", import.meta.url);
 const PACKAGES = new URL("packages.txt", import.meta.url);
 /** All of a device is in the cache, in extents of 4 KiB, before it is measured. */
 const DEVICE_BYTES = 256 * MIB;
@@ -49,7 +52,7 @@ class Bench {
 
   constructor(readonly place: Place, readonly options: BenchOptions) {}
 
-  async run(): Promise<Omit<Results, "date" | "machine" | "software">> {
+  async run(): Promise<Omit<Results, "machine" | "software">> {
     const { rounds, seconds, only } = this.options;
     const loads = chosen(LOAD_CELLS.map(({ name }) => name), only);
     const specials = chosen(SPECIAL_CELLS, only) as SpecialCell[];
@@ -65,7 +68,7 @@ class Bench {
       for (const { who, what, value, unit } of result.facts) {
         console.log(`  ${who}: ${what}: ${short(value)} ${unit}`);
       }
-      special.push(result);
+      special.push({ ...result, date: today() });
     }
     return { rounds, seconds, cells, special };
   }
@@ -108,7 +111,14 @@ class Bench {
     const clients = Math.min(cell.connections, navigator.hardwareConcurrency);
     const scores = contenders.map(({ id }) => scoreOf(id, turns.get(id)!, unit));
     console.log(`${name}: ${scores.map(({ id, value }) => `${id} ${short(value)}`).join(", ")}`);
-    return { name, title, unit, scores, verdicts: judge(scores, cell.wanted, clients) };
+    return {
+      name,
+      date: today(),
+      title,
+      unit,
+      scores,
+      verdicts: judge(scores, cell.wanted, clients),
+    };
   }
 
   async #runTurn(cell: LoadCell, { uri, size_bytes, pid }: Contender): Promise<Turn> {
@@ -150,6 +160,20 @@ async function software(): Promise<string> {
   return [`Deno ${Deno.version.deno}`, ...versions].join(", ");
 }
 
+function today(): string {
+  return new Date().toISOString().slice(0, 10);
+}
+
+/** What an earlier run has left; null: nothing. */
+function earlier(): Results | null {
+  try {
+    return JSON.parse(Deno.readTextFileSync(RESULTS)) as Results;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return null;
+    throw error;
+  }
+}
+
 async function writeResults(results: Results): Promise<void> {
   const path = (name: string) => new URL(name, import.meta.url).pathname;
   const files = [path("results.json"), path("results.md"), path("results.svg")];
@@ -182,8 +206,8 @@ async function main(options: BenchOptions): Promise<number> {
   }
   try {
     const found = await new Bench(place, options).run();
-    const date = new Date().toISOString().slice(0, 10);
-    const results = { date, machine: await machine(), software: await software(), ...found };
+    const now = { machine: await machine(), software: await software(), ...found };
+    const results = options.only.length === 0 ? now : merged(now, earlier(), CELL_NAMES);
     await writeResults(results);
     console.log(`\n${markdown(results)}`);
     return 0;

@@ -14,7 +14,7 @@ import {
 } from "./contenders.ts";
 import { fio, nbdJob } from "./fio.ts";
 import type { BenchOptions } from "./options.ts";
-import type { Fact, FactsResult } from "./results.ts";
+import type { Fact, SpecialResult } from "./results.ts";
 import { median } from "./stats.ts";
 
 const GIB = 1024 ** 3;
@@ -36,7 +36,7 @@ export async function runMisses(
   name: string,
   place: Place,
   { rounds, seconds }: BenchOptions,
-): Promise<FactsResult> {
+): Promise<SpecialResult> {
   const slice_bytes = Math.ceil(seconds * MOST_IOPS * BLOCK_BYTES / GIB) * GIB;
   const device_bytes = slice_bytes * rounds * DEPTHS.length;
   const candidates = await start(place, device_bytes);

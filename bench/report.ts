@@ -130,9 +130,12 @@ function factTable({ facts }: FactsResult): string {
 /** The whole report. */
 export function markdown(results: Results): string {
   const { cells, special } = results;
+  const dates = [...new Set([...cells, ...special].map(({ date }) => date))].sort();
   const parts = [
     "# Measurements",
-    `${results.date}, ${results.machine}; ${results.software}. Medians of ${results.rounds} rounds of ` +
+    `${
+      dates.join(", ")
+    }, ${results.machine}; ${results.software}. Medians of ${results.rounds} rounds of ` +
     `${results.seconds} s, contenders in turn within each round. Made by \`deno task bench\`.`,
   ];
   if (cells.length > 0) {

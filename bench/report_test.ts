@@ -22,13 +22,13 @@ function score(id: Score["id"], value: number): Score {
 
 const SCORES = [score("pcache", 240_000), score("bare", 300_000), score("qemu_nbd", 100_000)];
 const RESULTS: Results = {
-  date: "2026-11-21",
   machine: "2 cores",
   software: "fio 3",
   rounds: 5,
   seconds: 4,
   cells: [{
     name: "randread-d32-c1",
+    date: "2026-11-21",
     title: "4 KiB random read",
     unit: "IOPS",
     scores: SCORES,
@@ -39,6 +39,7 @@ const RESULTS: Results = {
   }],
   special: [{
     name: "idle",
+    date: "2026-11-21",
     title: "no client",
     facts: [{
       who: "pcache",

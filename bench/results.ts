@@ -43,6 +43,8 @@ export interface Verdict extends Wanted {
 
 export interface CellResult {
   readonly name: string;
+  /** The day of its measurement. */
+  readonly date: string;
   readonly title: string;
   readonly unit: LoadCell["unit"];
   readonly scores: readonly Score[];
@@ -59,20 +61,41 @@ export interface Fact {
   readonly wanted?: { readonly is: "at least" | "at most"; readonly limit: number };
 }
 
+/** What a special cell found. */
+export type SpecialResult = Omit<FactsResult, "date">;
+
 export interface FactsResult {
   readonly name: string;
+  readonly date: string;
   readonly title: string;
   readonly facts: readonly Fact[];
 }
 
 export interface Results {
-  readonly date: string;
   readonly machine: string;
   readonly software: string;
   readonly rounds: number;
   readonly seconds: number;
   readonly cells: readonly CellResult[];
   readonly special: readonly FactsResult[];
+}
+
+/**
+ * The results of a run that had some of the cells, and of an earlier one for the others: in the order of `names`. What was measured
+ * elsewhere, or in another way, is left out.
+ */
+export function merged(now: Results, before: Results | null, names: readonly string[]): Results {
+  const is_alike = before !== null && before.machine === now.machine &&
+    before.software === now.software && before.rounds === now.rounds &&
+    before.seconds === now.seconds;
+  if (!is_alike) return now;
+  const both = <T extends { readonly name: string }>(own: readonly T[], old: readonly T[]): T[] =>
+    names.flatMap((name) => [...own, ...old].find((cell) => cell.name === name) ?? []);
+  return {
+    ...now,
+    cells: both(now.cells, before.cells),
+    special: both(now.special, before.special),
+  };
 }
 
 /** The rate that a cell compares. */

@@ -1,7 +1,7 @@
 /** Medians of rounds, ratios of medians. */
 
 import { assertAlmostEquals, assertEquals } from "@std/assert";
-import { isMet, judge, scoreOf } from "./results.ts";
+import { isMet, judge, merged, type Results, scoreOf } from "./results.ts";
 
 function load(iops: number) {
   const latencies = { p50_us: iops / 10, p99_us: iops, p999_us: iops * 2 };
@@ -38,4 +38,23 @@ Deno.test("a limit may be a floor or a ceiling", () => {
   assertEquals(isMet({ ...fact, wanted: { is: "at most", limit: 0.1 } }), true);
   assertEquals(isMet({ ...fact, wanted: { is: "at most", limit: 0.09 } }), false);
   assertEquals(isMet({ ...fact, wanted: { is: "at least", limit: 0.2 } }), false);
+});
+
+Deno.test("cells that were not measured now are kept from a run in the same way", () => {
+  const facts = (name: string, value: number) => ({
+    name,
+    date: "2026-11-21",
+    title: name,
+    facts: [{ who: "pcache", what: "CPU", value, unit: "%" }],
+  });
+  const run = { machine: "m", software: "s", rounds: 5, seconds: 4, cells: [] };
+  const before: Results = { ...run, special: [facts("b", 1), facts("c", 1), facts("gone", 1)] };
+  const now: Results = { ...run, special: [facts("c", 2), facts("a", 2)] };
+  const both = merged(now, before, ["a", "b", "c"]).special;
+  assertEquals(both.map(({ name, facts }) => [name, facts[0]!.value]), [["a", 2], ["b", 1], [
+    "c",
+    2,
+  ]]);
+  assertEquals(merged(now, { ...before, seconds: 1 }, ["a", "b", "c"]), now);
+  assertEquals(merged(now, null, ["a", "b", "c"]), now);
 });

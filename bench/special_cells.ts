@@ -19,7 +19,7 @@ import { fio, nbdJob } from "./fio.ts";
 import { runMisses } from "./miss_cell.ts";
 import type { BenchOptions } from "./options.ts";
 import { cpuBetween, processCost } from "./processes.ts";
-import type { Fact, FactsResult } from "./results.ts";
+import type { Fact, SpecialResult } from "./results.ts";
 import { median } from "./stats.ts";
 
 const MIB = 1024 * 1024;
@@ -40,7 +40,7 @@ export function contendersOf(cell: SpecialCell): readonly ContenderId[] {
   return cell === "load-d1" || cell === "load-d32" || cell === "writeback" ? PCACHE_IDS : [];
 }
 
-export function runSpecial(cell: SpecialCell, stand: Stand): Promise<FactsResult> {
+export function runSpecial(cell: SpecialCell, stand: Stand): Promise<SpecialResult> {
   switch (cell) {
     case "load-d1":
       return runLoaded(cell, stand, 1);
@@ -79,7 +79,7 @@ async function readP99(stand: Stand, { uri, size_bytes }: Contender, depth: numb
 }
 
 /** p99 of cached reads while write-back has all it can do, against the quiet one. */
-async function runLoaded(name: string, stand: Stand, depth: number): Promise<FactsResult> {
+async function runLoaded(name: string, stand: Stand, depth: number): Promise<SpecialResult> {
   const facts: Fact[] = [];
   const all = caches(stand);
   const quiet = new Map<ContenderId, number[]>(all.map(({ id }) => [id, []]));
@@ -115,7 +115,7 @@ async function runLoaded(name: string, stand: Stand, depth: number): Promise<Fac
 }
 
 /** How fast random dirty blocks reach the backing device, against fio that writes the same blocks in the same order. */
-async function runWriteBack(name: string, stand: Stand): Promise<FactsResult> {
+async function runWriteBack(name: string, stand: Stand): Promise<SpecialResult> {
   const { place, options } = stand;
   const all = caches(stand);
   const rates = new Map<ContenderId, number[]>(all.map(({ id }) => [id, []]));
@@ -172,7 +172,7 @@ async function bufferedRate(place: Place, job: string[], size_bytes: number): Pr
  * How often the file system makes one block durable for fio itself, with no server between them. An ordinary cache file needs two
  * such steps for a write with a flush after it: the data has to be there before the kset that names it.
  */
-async function runSync(name: string, { place, options }: Stand): Promise<FactsResult> {
+async function runSync(name: string, { place, options }: Stand): Promise<SpecialResult> {
   const path = `${place.disk_dir}/sync`;
   const rates: number[] = [];
   for (let round = 0; round < options.rounds; round++) {
@@ -194,7 +194,7 @@ async function runSync(name: string, { place, options }: Stand): Promise<FactsRe
 }
 
 /** Empty devices of 1 GiB that nobody uses. */
-async function runIdle(name: string, stand: Stand): Promise<FactsResult> {
+async function runIdle(name: string, stand: Stand): Promise<SpecialResult> {
   const sizes: Sizes = { set: "idle", device_bytes: 1024 * MIB, cache_bytes: 512 * MIB };
   const idle: Contender[] = [];
   for (const id of IDLE_IDS) idle.push(await startContender(id, stand.place, sizes));
