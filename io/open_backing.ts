@@ -15,7 +15,7 @@ import { NbdBacking } from "./nbd_backing.ts";
 import type { Ring } from "./ring.ts";
 import * as sockets from "./sockets.ts";
 import { TlsClient } from "./tls/credentials.ts";
-import type { StreamPlace, TlsStream } from "./tls/stream.ts";
+import { RECORD_BYTES, type TlsStream } from "./tls/stream.ts";
 
 /** What the backing device is opened in. */
 export interface BackingPlace {
@@ -97,11 +97,13 @@ function openExport(
 function tlsOf(
   uri: string,
   { tls }: NbdAddress,
-  place: Pick<StreamPlace, "arena" | "ring">,
+  { arena, ring }: Pick<BackingPlace, "arena" | "ring">,
 ): ((fd: number, recv_user: number, send_user: number) => TlsStream) | null {
   if (tls === null) return null;
   const client = opening(uri, () => new TlsClient({ proof: tls }));
-  return (fd, recv_user, send_user) => client.open(fd, { ...place, recv_user, send_user });
+  const scratch_addr = arena.alloc(RECORD_BYTES);
+  return (fd, recv_user, send_user) =>
+    client.open(fd, { arena, ring, scratch_addr, recv_user, send_user });
 }
 
 /** Socket addresses of a server. A host's name is looked up once: it means the same as long as the device lives. */

@@ -26,6 +26,7 @@ import { UblkFrontend } from "./ublk/frontend.ts";
 import { clearLeft, openDriver, openTarget } from "./ublk/open.ts";
 import { recordPath, removeRecord } from "./ublk/record.ts";
 import { UringRing } from "./uring.ts";
+import { RECORD_BYTES } from "./tls/stream.ts";
 
 /** Bytes of arena memory that any front-end needs. */
 export const FRONTEND_ARENA_BYTES = NbdServer.ARENA_BYTES + UblkFrontend.ARENA_BYTES;
@@ -123,8 +124,10 @@ function nbdTls(
   { arena, ring }: Pick<FrontendPlace, "arena" | "ring">,
 ): NbdTls | null {
   if (tls === null) return null;
+  const scratch_addr = arena.alloc(RECORD_BYTES);
   return {
     is_required: tls.is_required,
-    open: (fd, recv_user, send_user) => tls.open(fd, { arena, ring, recv_user, send_user }),
+    open: (fd, recv_user, send_user) =>
+      tls.open(fd, { arena, ring, scratch_addr, recv_user, send_user }),
   };
 }

@@ -13,6 +13,7 @@ import { NbdNegotiation, OPT, REP } from "./nbd_client.ts";
 
 /** Debian's, whatever else is on the PATH: nbdsh is a module of it. */
 const PYTHON = "/usr/bin/python3";
+const MAIN = new URL("../cli/main.ts", import.meta.url).pathname;
 const TLS_REQD = 0x80000005;
 const PATTERN_BYTES = 24 * MIB;
 
@@ -366,5 +367,16 @@ Deno.test("create says what is wrong with certificates, keys and the library", a
     assertEquals(code, 1, stderr);
     assertStringIncludes(stderr, why);
   }
+  // A library that is there and cannot be loaded: an empty file, in a name space of its own.
+  const libraries = await must("ldconfig", "-p");
+  const library = /libgnutls\.so\.30 .*=> (\S+)/.exec(libraries)![1]!;
+  const hidden = 'mount --bind /dev/null "$0"; exec "$@"';
+  const create = ["create", "d", "--table", table, "--tls-psk", proofs.psk_path];
+  const pcache = [Deno.execPath(), "run", "-A", "--no-prompt", MAIN, ...create];
+  const command = ["-m", "sh", "-c", hidden, await Deno.realPath(library), ...pcache];
+  const { code, stderr } = await run("unshare", command, rig.env);
+  assertEquals(code, 1, stderr);
+  assertStringIncludes(stderr, "TLS: libgnutls.so.30 cannot be loaded");
+  assertStringIncludes(stderr, "apt-get install libgnutls30");
   assertEquals(await rig.ok("ls"), "No devices found\n");
 });

@@ -64,8 +64,6 @@ const symbols = {
   gnutls_record_check_pending: { parameters: ["pointer"], result: "i32" },
   gnutls_record_recv: { parameters: ["pointer", "u64", "u64"], result: "i32" },
   gnutls_record_send: { parameters: ["pointer", "u64", "u64"], result: "i32" },
-  gnutls_record_cork: { parameters: ["pointer"], result: "void" },
-  gnutls_record_uncork: { parameters: ["pointer", "u32"], result: "i32" },
 } as const;
 
 export type Gnutls = Deno.DynamicLibrary<typeof symbols>["symbols"];

@@ -4,13 +4,13 @@
  * it what the plain socket would have said: bytes, 0 at the end, or an error number negated. EAGAIN: ask again.
  *
  * What is under way on the ring is only ever a poll. Bytes are decrypted into the place they are meant for, and encrypted from
- * where they lie.
+ * where they lie, short ranges together.
  *
  * Invariants:
  * - The socket is non-blocking; nobody else receives from it or sends to it.
  * - `#has_more`: GnuTLS has something to tell that no poll announces: decrypted bytes, or an error. The next receive does not wait for the socket then.
- * - `#corked_bytes` of the message to be sent, its first ones, are GnuTLS's already; it wants to be asked again for them, and for
- *   nothing else.
+ * - `#has_begun`: the next bytes of the message are in a record that GnuTLS has made and the socket has not taken in full. It wants to
+ *   be asked again for that, and for nothing else; the bytes themselves it does not need any more.
  * - After `#fail`, every call answers with the error.
  *
  * @module
@@ -48,8 +48,8 @@ import {
   verificationText,
 } from "./gnutls.ts";
 
-/** So much is handed to GnuTLS at once: four records. It keeps a copy until the socket has taken it. */
-const CORK_BYTES = 64 * 1024;
+/** What fits into a record (RFC 8446). */
+export const RECORD_BYTES = 16 * 1024;
 /** After so much others have their turn. */
 const SLICE_BYTES = 1024 * 1024;
 /** A peer that sends warnings without end is not listened to. */
@@ -57,8 +57,10 @@ const MAX_WARNINGS = 16;
 
 /** Where a stream works. */
 export interface StreamPlace {
-  readonly arena: Pick<Arena, "address">;
+  readonly arena: Pick<Arena, "address" | "bytes">;
   readonly ring: Pick<Ring, "poll">;
+  /** Room for a record; all streams may share it. */
+  readonly scratch_addr: number;
   /** Tokens of what is under way. */
   readonly recv_user: number;
   readonly send_user: number;
@@ -86,7 +88,7 @@ export class TlsStream {
   #has_more = false;
   /** What the last attempt to take bytes ended with; 1: there was no more room for them. */
   #stopped_by = 1;
-  #corked_bytes = 0;
+  #has_begun = false;
   #warnings = 0;
   readonly #address_word = new Word();
   readonly #len_word = new Word();
@@ -165,38 +167,55 @@ export class TlsStream {
     assert(this.is_established, "tls: bytes to send before the handshake");
     let done_bytes = 0;
     while (done_bytes < from.left_bytes && done_bytes < SLICE_BYTES) {
-      if (this.#corked_bytes === 0) this.#cork(from, done_bytes);
-      const outcome = this.#gnutls.gnutls_record_uncork(this.#session, 0);
-      if (outcome === GNUTLS_E_INTERRUPTED) continue;
-      if (outcome < 0) return done_bytes > 0 ? done_bytes : this.#errno(outcome);
-      done_bytes += this.#corked_bytes;
-      this.#corked_bytes = 0;
+      const outcome = this.#has_begun
+        ? this.#gnutls.gnutls_record_send(this.#session, 0n, 0n)
+        : this.#sendRecord(from, done_bytes);
+      this.#has_begun = outcome === GNUTLS_E_AGAIN || outcome === GNUTLS_E_INTERRUPTED;
+      if (outcome > 0) done_bytes += outcome;
+      else if (outcome !== GNUTLS_E_INTERRUPTED) {
+        return done_bytes > 0 ? done_bytes : this.#errno(outcome);
+      }
     }
     return done_bytes;
   }
 
-  /** Hands the next bytes over, from the one after `skip_bytes` of what is left. */
-  #cork(from: Iovecs, skip_bytes: number): void {
-    const gnutls = this.#gnutls;
-    gnutls.gnutls_record_cork(this.#session);
+  /**
+   * Sends the next record, from the byte after `skip_bytes` of what is left: one long range from where it lies, short ones gathered.
+   * (GnuTLS could gather itself, by gnutls_record_cork. That forgets that the peer has asked for a new key.)
+   */
+  #sendRecord(from: Iovecs, skip_bytes: number): number {
     let skip = skip_bytes;
-    for (let i = from.first; i < from.count && this.#corked_bytes < CORK_BYTES; i++) {
-      const range_bytes = from.len(i);
-      if (skip >= range_bytes) {
-        skip -= range_bytes;
-        continue;
-      }
-      const len_bytes = Math.min(range_bytes - skip, CORK_BYTES - this.#corked_bytes);
-      const address = this.#address_word.set(from.address(i) + skip);
-      const taken = gnutls.gnutls_record_send(
-        this.#session,
-        address,
-        this.#len_word.set(len_bytes),
-      );
-      if (taken !== len_bytes) throw new Error(`GnuTLS: ${taken} of ${len_bytes} bytes taken`);
-      this.#corked_bytes += len_bytes;
+    let i = from.first;
+    for (; skip >= from.len(i); i++) skip -= from.len(i);
+    const address = from.address(i) + skip;
+    const len_bytes = Math.min(from.len(i) - skip, RECORD_BYTES);
+    const is_last = i + 1 === from.count;
+    return len_bytes === RECORD_BYTES || is_last
+      ? this.#sendRange(address, len_bytes)
+      : this.#sendGathered(from, i, skip);
+  }
+
+  #sendGathered(from: Iovecs, first: number, skip_bytes: number): number {
+    const { arena, scratch_addr } = this.#place;
+    const base = arena.address(0);
+    let skip = skip_bytes;
+    let filled = 0;
+    for (let i = first; i < from.count && filled < RECORD_BYTES; i++) {
+      const addr = from.address(i) - base + skip;
+      const len_bytes = Math.min(from.len(i) - skip, RECORD_BYTES - filled);
+      arena.bytes.copyWithin(scratch_addr + filled, addr, addr + len_bytes);
+      filled += len_bytes;
       skip = 0;
     }
+    return this.#sendRange(base + scratch_addr, filled);
+  }
+
+  #sendRange(address: number, len_bytes: number): number {
+    return this.#gnutls.gnutls_record_send(
+      this.#session,
+      this.#address_word.set(address),
+      this.#len_word.set(len_bytes),
+    );
   }
 
   /** Fills the ranges, one after another, as far as there are bytes. */
