@@ -38,7 +38,8 @@ const { reached, loops } = fuzz(seed, conversations, (tally) => {
   resources.look();
   if (tally.conversations < told + TELL_EVERY) return;
   told = tally.conversations;
-  console.log(`${told} conversations, ${Math.round((performance.now() - began_ms) / 1000)} s`);
+  const seconds = Math.round((performance.now() - began_ms) / 1000);
+  console.log(`${told} conversations, ${seconds} s, ${resources.now()}`);
 });
 printTable(reached);
 console.log(resources.check());

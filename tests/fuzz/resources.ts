@@ -27,6 +27,11 @@ export class Resources {
     this.#bytes = this.#most_bytes;
   }
 
+  /** What there is now. */
+  now(): string {
+    return `${(ownBytes() / MIB).toFixed(0)} MiB, ${openFiles()} descriptors`;
+  }
+
   /** Throws when memory has leaked; says what there was. */
   check(): string {
     const bytes = ownBytes();
