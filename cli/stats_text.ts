@@ -79,7 +79,7 @@ export function statsText(name: string, stats: StatsReply): string {
     [
       "Write-back",
       `${formatBytes(stats.writeback_bytes_per_s)}/s, ${formatBytes(c.writeback_bytes)} in ` +
-      `${c.writeback_batches} batches`,
+      `${c.writeback_batches} batches${rateText(stats)}`,
     ],
     [
       "GC",
@@ -95,6 +95,12 @@ export function statsText(name: string, stats: StatsReply): string {
 }
 
 /** A mode that has just begun promises nothing yet. */
+/** The limit that the message `writeback_rate` has set. */
+function rateText({ writeback_rate }: StatsReply): string {
+  if (writeback_rate === null) return "";
+  return writeback_rate === 0 ? ", paused" : `, at most ${formatBytes(writeback_rate)}/s`;
+}
+
 function modeText({ cache_mode, is_mode_settled, counters: c }: StatsReply): string {
   const around = c.around_bytes === 0 ? "" : `, ${formatBytes(c.around_bytes)} around the cache`;
   const settling = is_mode_settled ? "" : ", when what was dirty before is written back";

@@ -23,6 +23,7 @@ function makeStats(counters: Partial<Counters> = {}): StatsReply {
     open_count: 1,
     cache_mode: "writeback",
     is_mode_settled: true,
+    writeback_rate: null,
     requests_under_way: 3,
     requests_waiting: 2,
     dirty_age_ms: 1500,

@@ -57,6 +57,9 @@ import { DATA, ZeroAreas } from "./zeroes.ts";
 
 const AROUND_NUMBER = modeNumber("writearound");
 
+/** Lowest rate of write-back, in bytes a second: a page. */
+export const WRITEBACK_RATE_MIN = 4096;
+
 /** What an engine runs on. */
 export interface EngineOptions {
   readonly memory: Memory;
@@ -470,6 +473,26 @@ export class Engine {
     through.setMode(mode, log.appended);
     this.#mode_wanted = modeNumber(mode);
     this.#storeInfo();
+  }
+
+  /** How many bytes a second write-back may write where nobody waits for it; 0: none, Infinity: as many as it can. */
+  get writeback_rate(): number {
+    return this.#state.writeback_bytes_per_s;
+  }
+
+  /**
+   * Sets that rate: 0, Infinity, or from `WRITEBACK_RATE_MIN` on. It is not stored. Requests that wait for space, draining and closing are not
+   * held up by it. Throws `CacheError` for anything else.
+   */
+  setWritebackRate(bytes_per_s: number): void {
+    const is_right = bytes_per_s === 0 || bytes_per_s === Infinity ||
+      (Number.isSafeInteger(bytes_per_s) && bytes_per_s >= WRITEBACK_RATE_MIN);
+    if (!is_right) {
+      throw new CacheError(
+        `writeback_rate ${bytes_per_s}, but it must be ${WRITEBACK_RATE_MIN} bytes a second at least`,
+      );
+    }
+    this.#writeback.setRate(bytes_per_s);
   }
 
   /** Writes everything back as fast as possible, until switched off. */

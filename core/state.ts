@@ -45,6 +45,8 @@ export class EngineState {
   wants_space = false;
   /** Everything is to be written back as fast as possible. */
   is_draining = false;
+  /** How many bytes a second write-back may write where nobody waits for it; 0: none, Infinity: as many as it can. */
+  writeback_bytes_per_s = Infinity;
   /** GC takes every kset off the log that has been written back. */
   is_reclaiming = false;
   is_closing = false;

@@ -137,6 +137,9 @@ export class WriteBack {
   #batch_passed: number;
   #last_end_ms: number;
   #retry_at_ms = -Infinity;
+  /** When the rate allows the next write, and whether the batch waits for that. */
+  #allowed_at_ms = -Infinity;
+  #is_held_back = false;
   #retry_ms = RETRY_MS;
 
   /**
@@ -214,12 +217,34 @@ export class WriteBack {
     if (this.#stage === HOLDING) {
       return Math.min(this.#hold_until_ms, this.#state.quiet_since_ms + QUIET_MS);
     }
+    if (this.#stage === WRITING && this.#is_held_back) return this.#allowed_at_ms;
     if (this.#stage !== IDLE || !this.#hasMore()) return Infinity;
     if (this.#state.is_closing || this.#state.barriers.has_failed) return Infinity;
     if (this.#state.is_draining || this.#state.through.is_prompt) return this.#retry_at_ms;
     const quiet_ms = this.#state.quiet_since_ms + QUIET_MS;
     const waited_ms = this.#last_end_ms + MAX_WAIT_MS;
-    return Math.max(this.#retry_at_ms, Math.min(quiet_ms, waited_ms));
+    return Math.max(this.#retry_at_ms, this.#allowed_at_ms, Math.min(quiet_ms, waited_ms));
+  }
+
+  /** At most so many bytes a second from now on, where nobody waits for them; 0: none. */
+  setRate(bytes_per_s: number): void {
+    this.#state.writeback_bytes_per_s = bytes_per_s;
+    this.#allowed_at_ms = bytes_per_s === 0 ? Infinity : this.#state.now_ms;
+  }
+
+  /** Whether the rate allows a write now. A request, a flush or a removal that waits for write-back is not kept waiting. */
+  #mayWrite(is_starved: boolean): boolean {
+    const { now_ms, is_draining, is_closing, through } = this.#state;
+    if (is_starved || is_draining || is_closing || through.is_prompt) return true;
+    return now_ms >= this.#allowed_at_ms;
+  }
+
+  /** A write of so many bytes begins: the next one may when these would have gone at the rate. */
+  #pay(len_bytes: number): void {
+    const { now_ms, writeback_bytes_per_s } = this.#state;
+    if (writeback_bytes_per_s === 0) return;
+    const from_ms = Math.max(this.#allowed_at_ms, now_ms);
+    this.#allowed_at_ms = from_ms + (1000 * len_bytes) / writeback_bytes_per_s;
   }
 
   /** Takes the batch as far as it goes. Returns whether anything changed. */
@@ -260,7 +285,7 @@ export class WriteBack {
   #begin(is_starved: boolean): boolean {
     const { now_ms, is_closing, is_draining, barriers, segments, through } = this.#state;
     if (is_closing || barriers.has_failed || !this.#hasMore()) return false;
-    if (now_ms < this.#retry_at_ms) return false;
+    if (now_ms < this.#retry_at_ms || !this.#mayWrite(is_starved)) return false;
     const is_urgent = is_starved || is_draining || this.#was_full || through.is_prompt ||
       segments.free_for_data === 0 || this.#isDirty(MAX_DIRTY_PART);
     // `dueMs` says the same; a number that it returned would be an object to V8.
@@ -359,8 +384,14 @@ export class WriteBack {
     if (!this.#state.arounds.has_passed) return false;
     const most = this.#mostWrites(is_starved);
     let any = false;
-    while (this.#ids.in_use < most && this.#writeNext()) any = true;
-    if (this.#ids.in_use > 0) return any;
+    let is_left = true;
+    this.#is_held_back = false;
+    while (is_left && this.#ids.in_use < most && !this.#is_held_back) {
+      this.#is_held_back = !this.#mayWrite(is_starved);
+      if (!this.#is_held_back) is_left = this.#writeNext();
+      any = any || (is_left && !this.#is_held_back);
+    }
+    if (this.#ids.in_use > 0 || this.#is_held_back) return any;
     this.#state.through.written = this.#passed;
     this.#state.through.refused = this.#failed;
     if (this.#mayHold(is_starved)) this.#stage = HOLDING;
@@ -411,6 +442,7 @@ export class WriteBack {
     const len_bytes = ranges.total_sectors * SECTOR_BYTES;
     const off_bytes = ranges.sector[0]! * SECTOR_BYTES;
     const { backing } = this.#state;
+    this.#pay(len_bytes);
     if (ranges.kind === DATA) backing.write(FIRST_WRITE_ID + id, off_bytes, len_bytes, ranges);
     else backing.zero(FIRST_WRITE_ID + id, off_bytes, len_bytes, ranges.kind === ZEROES_TO_PUNCH);
     return true;

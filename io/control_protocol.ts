@@ -156,6 +156,8 @@ export interface StatsReply extends PaceReport {
   cache_mode: CacheMode;
   /** The mode's promise holds: nothing that was dirty before it began is still missing on the backing device. */
   is_mode_settled: boolean;
+  /** Bytes a second that write-back may write where nobody waits for it; 0: it pauses, null: as many as it can. */
+  writeback_rate: number | null;
   /** Requests that are not answered, and of these the ones that wait for space. */
   requests_under_way: number;
   requests_waiting: number;

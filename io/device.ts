@@ -638,6 +638,7 @@ class Device {
       open_count: this.#frontend.userCount(),
       cache_mode: engine.cache_mode,
       is_mode_settled: engine.is_mode_settled,
+      writeback_rate: engine.writeback_rate === Infinity ? null : engine.writeback_rate,
       requests_under_way: engine.requests_in_use,
       requests_waiting: engine.waitingCount(),
       ...this.#pace.report(performance.now()),

@@ -9,7 +9,7 @@ import type { Engine } from "../core/engine.ts";
 import { CacheError } from "../core/errors.ts";
 
 /** What settings are made on. */
-export type SettableEngine = Pick<Engine, "setGcPercent" | "setCacheMode">;
+export type SettableEngine = Pick<Engine, "setGcPercent" | "setWritebackRate" | "setCacheMode">;
 
 /** By word: checks the value and sets it. */
 const SETTINGS: Readonly<Record<string, (engine: SettableEngine, value: string) => void>> = {
@@ -18,6 +18,14 @@ const SETTINGS: Readonly<Record<string, (engine: SettableEngine, value: string) 
       throw new CacheError(`gc_percent ${value}, but it must be 0..90`);
     }
     engine.setGcPercent(Number(value));
+  },
+  writeback_rate: (engine, value) => {
+    if (value !== "max" && value !== "pause" && !/^[0-9]{1,15}$/.test(value)) {
+      throw new CacheError(`writeback_rate ${value}, but it must be bytes a second, max or pause`);
+    }
+    if (value === "0") throw new CacheError("writeback_rate 0, but pause is meant");
+    const rates: Record<string, number> = { max: Infinity, pause: 0 };
+    engine.setWritebackRate(rates[value] ?? Number(value));
   },
   cache_mode: (engine, value) => {
     if (!isCacheMode(value)) {

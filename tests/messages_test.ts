@@ -99,6 +99,15 @@ Deno.test("messages that are refused say why", async () => {
     [["invalidate"], "Invalid argument: invalidate takes <start> and <length>, in sectors, but 0"],
     [["invalidate", "0", "0"], "Invalid argument: invalidate"],
     [["invalidate", "131071", "2"], "Invalid argument: invalidate"],
+    [
+      ["writeback_rate", "4095"],
+      "Invalid argument: writeback_rate 4095, but it must be 4096 bytes",
+    ],
+    [["writeback_rate", "0"], "Invalid argument: writeback_rate 0, but pause is meant"],
+    [
+      ["writeback_rate", "fast"],
+      "Invalid argument: writeback_rate fast, but it must be bytes a sec",
+    ],
     [["drop_clean", "1", "2"], "Invalid argument: drop_clean takes no words but 2 are given"],
   ];
   for (const [words, reason] of cases) {
@@ -107,6 +116,19 @@ Deno.test("messages that are refused say why", async () => {
     assertStringIncludes(stderr, `pcache: message on d failed: ${reason}`);
     assert(stderr.endsWith("Command failed.\n"));
   }
+  for (
+    const [value, text, json] of [["pause", ", paused", 0], [
+      "65536",
+      ", at most 64.0 KiB/s",
+      65536,
+    ]]
+  ) {
+    await rig.ok("message", "d", "0", "writeback_rate", `${value}`);
+    assertStringIncludes(await rig.ok("stats", "d"), `${text}`);
+    assertEquals(JSON.parse(await rig.ok("stats", "d", "--json"))[0].writeback_rate, json);
+  }
+  await rig.ok("message", "d", "0", "writeback_rate", "max");
+  assertEquals(JSON.parse(await rig.ok("stats", "d", "--json"))[0].writeback_rate, null);
   await rig.ok("suspend", "d");
   await rig.ok("message", "d", "0", "drop_clean"); // nothing is dirty, and nothing is there to forget
   await rig.ok("resume", "d");
