@@ -309,6 +309,16 @@ export const VERBS: readonly Verb[] = [
     load: () => import("./repair.ts"),
   },
   {
+    name: "grow",
+    usage: "<cache_dev>",
+    help: "Gives a cache that is not in use the segments that its device has gained",
+    min_args: 1,
+    max_args: 1,
+    devices: "none",
+    options: [],
+    load: () => import("./grow.ts"),
+  },
+  {
     name: "format",
     usage: "<cache_dev> [<key> <value>...]",
     help:

@@ -122,6 +122,26 @@ Deno.test("damaged data is found by check --data alone, and keeps write-back fro
   assertFailed(await rig.pcache("writeback", cache, backing), "cannot be written back and stay in");
 });
 
+Deno.test("grow: what the cache holds stays, and it has more segments", async () => {
+  const { rig, cache, backing } = await kernelRig();
+  await using _ = rig;
+  assertFailed(
+    await rig.pcache("grow", cache),
+    "the device holds 31 segments, and the cache has all",
+  );
+  Deno.truncateSync(cache, 700 * MIB);
+  assertStringIncludes(await rig.ok("grow", cache), ": 43 segments, it had 31\n");
+  await rig.ok("check", cache, backing, "--data");
+  await rig.ok("writeback", cache, backing);
+  assertEquals(sha256(backing), EXPECTED.sha256);
+  Deno.truncateSync(cache, 600 * MIB);
+  assertFailed(await rig.pcache("check", cache), "seg_num 43, but the device holds at most 37");
+  assertFailed(
+    await rig.pcache("repair", cache),
+    "the cache has 43 segments, but the device holds 37",
+  );
+});
+
 Deno.test("format: a new device at once, anything else with --yes only", async () => {
   await using rig = Rig.make();
   const cache = rig.file("cache", 512 * MIB);
