@@ -11,7 +11,7 @@
  * - a flush must not be answered before the backing device has flushed, too (`flush`).
  *
  * A process that is killed forgets all this. So none goes around before the mode that is stored with the cache says so (`is_announced`),
- * the stored mode changes only when all that went around is flushed, and who opens a cache in that mode takes it that everything on the
+ * the stored mode changes only when all that went around has ended and is flushed, and who opens a cache in that mode takes it that everything on the
  * backing device is volatile until it has been flushed once.
  *
  * @module
@@ -56,6 +56,11 @@ export class Arounds {
 
   get is_barred(): boolean {
     return this.#is_barred;
+  }
+
+  /** Whether none is under way. */
+  get is_idle(): boolean {
+    return this.#under_way[0] + this.#under_way[1] === 0;
   }
 
   /** The flush of the backing device that covers all that have ended; it has to be wanted. */

@@ -608,6 +608,7 @@ export class Engine {
     if (this.#gc_percent_wanted < 0 && this.#mode_wanted < 0) return false;
     if (!this.#state.barriers.isDone(this.#info_barrier)) return false;
     const { arounds, backing_flushes } = this.#state;
+    if (this.#mode_wanted >= 0 && !arounds.is_idle) return false;
     if (this.#mode_wanted >= 0 && !backing_flushes.hasEnded(arounds.flush)) {
       backing_flushes.want(arounds.flush);
       return false;

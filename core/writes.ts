@@ -416,9 +416,10 @@ export class Writes implements FillWaiter {
 
   /** Writes a payload that has come around the cache, or has it logged if the cache holds some of its range by now. */
   #enterAround(slot: number): void {
-    const { requests, pieces, arounds } = this.#state;
+    const { requests, pieces, arounds, through } = this.#state;
     requests.waits[slot] = 1; // for this loop, or for room
-    if (arounds.is_barred || !this.#isHole(slot)) return this.#displaced.push(slot);
+    const may_go = through.is_around && arounds.is_announced && !arounds.is_barred;
+    if (!may_go || !this.#isHole(slot)) return this.#displaced.push(slot);
     for (let piece = requests.first_piece[slot]!; piece >= 0; piece = pieces.next[piece]!) {
       requests.waits[slot] = requests.waits[slot]! + 1;
       this.#fills.startWrite(piece);
