@@ -335,9 +335,11 @@ class Device {
     this.#shell.events.end(this.#shell.reply);
     this.#control.reply(this.#removal.client, this.#removal.outcome());
     const deadline_ms = performance.now() + GOODBYE_MS;
-    while (this.#control.is_sending && performance.now() < deadline_ms) {
+    while (this.#control.is_sending) {
       this.#ring.wait(GOODBYE_MS);
       while (this.#ring.next()) this.#handle(this.#ring.user, this.#ring.result);
+      // Looked at after the first try, so that a machine that is slow to give us the processor does not cost the answer.
+      if (performance.now() >= deadline_ms) return;
     }
   }
 

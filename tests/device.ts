@@ -16,6 +16,8 @@ export const MIB = 1024 * KIB;
 export const GIB = 1024 * MIB;
 
 const MAIN = new URL("../cli/main.ts", import.meta.url).pathname;
+/** The program as one file (pack/), where a test is to use that: in a guest, where reading sources takes long. */
+const PROGRAM = Deno.env.get("PCACHE_PROGRAM");
 
 /** How a program ended. */
 export interface Ended {
@@ -139,6 +141,7 @@ export class Rig implements AsyncDisposable {
   /** Runs pcache. */
   pcache(...args: string[]): Promise<Ended> {
     if (args[0] === "create") { for (const arg of args.slice(1, 2)) this.#names.add(arg); }
+    if (PROGRAM !== undefined) return run(PROGRAM, args, this.env);
     return run(Deno.execPath(), ["run", "-A", "--no-prompt", MAIN, ...args], this.env);
   }
 

@@ -25,14 +25,14 @@ export class UblkDriver implements Disposable {
   readonly #ring: CommandRing;
   readonly #arena: Arena;
   readonly #buffer_addr: number;
-  /** Kernel 6.5 and newer say what they can do; null: this one is older, its devices say it. */
-  readonly features: number | null;
+  /** `F_...` of protocol.ts. Kernels before 6.5 do not say what they can do: none. */
+  readonly features: number;
 
   /** The driver, or why it cannot be used. */
   static open(arena: Arena): UblkDriver | string {
     const fd = result(libc.open(cString(ublk.CONTROL_PATH), O_RDWR | O_CLOEXEC, 0));
     if (fd < 0) {
-      const hint = -fd === ENOENT ? " (modprobe ublk_drv; Linux 6.4 or newer)" : "";
+      const hint = -fd === ENOENT ? " (modprobe ublk_drv; Linux 6.5 or newer)" : "";
       return `${ublk.CONTROL_PATH}: ${errorText(-fd)}${hint}`;
     }
     const ring = CommandRing.open(arena);
@@ -48,7 +48,7 @@ export class UblkDriver implements Disposable {
     this.#buffer_addr = arena.alloc(BUFFER_BYTES);
     this.buffer = arena.words(this.#buffer_addr, BUFFER_BYTES);
     const failed = this.call(ublk.CMD_GET_FEATURES, ANY_DEVICE, FEATURE_BYTES);
-    this.features = failed < 0 ? null : this.buffer[0]!;
+    this.features = failed < 0 ? 0 : this.buffer[0]!;
   }
 
   /** Runs a command that ends at once. Returns 0 or more, or an error number negated. */

@@ -135,7 +135,7 @@ function isQuiet(driver: UblkDriver, left: UblkRecord): boolean {
 
 /** Whether somebody has a block device open, or where the kernel cannot say that, has it to himself. */
 function isOpen(driver: UblkDriver, left: UblkRecord): boolean {
-  if (((driver.features ?? 0) & F_SAFE_STOP_DEV) !== 0) {
+  if ((driver.features & F_SAFE_STOP_DEV) !== 0) {
     return driver.call(CMD_TRY_STOP_DEV, left.dev_id) === -EBUSY;
   }
   const path = blockPath(left.dev_id);

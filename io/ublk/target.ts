@@ -51,16 +51,16 @@ const RECOVERY_TRIES = 500;
 /** Without these there is no device; the words say since when the kernel has them. */
 const NEEDED: readonly [flag: number, what: string][] = [
   [ublk.F_CMD_IOCTL_ENCODE, "ioctl-encoded commands, Linux 6.4"],
-  [ublk.F_USER_COPY, "USER_COPY, Linux 6.4"],
+  [ublk.F_USER_COPY, "USER_COPY, Linux 6.5"],
   [ublk.F_USER_RECOVERY, "USER_RECOVERY, Linux 6.1"],
   [ublk.F_USER_RECOVERY_REISSUE, "USER_RECOVERY_REISSUE, Linux 6.1"],
 ];
 /** Used where they are there. */
-const WANTED = ublk.F_QUIESCE | ublk.F_SAFE_STOP_DEV;
+const WANTED = ublk.F_SAFE_STOP_DEV;
 
-/** Why the driver cannot be used for a device; "": it can, as far as it says. */
+/** Why the driver cannot be used for a device; "": it can. Those that do not say what they can do lack USER_COPY, too. */
 export function whyUnusable(driver: UblkDriver): string {
-  return driver.features === null ? "" : whatLacks(driver.features);
+  return whatLacks(driver.features);
 }
 
 function whatLacks(flags: number): string {
@@ -98,7 +98,7 @@ export class Target {
     info[ublk.INFO_MAX_IO_BYTES] = MAX_IO_BYTES;
     info[ublk.INFO_DEV_ID] = ANY_DEVICE;
     info[ublk.INFO_FLAGS] = NEEDED.reduce((flags, [flag]) => flags | flag, 0) |
-      ((driver.features ?? 0) & WANTED);
+      (driver.features & WANTED);
     info.set(spec.cookie, ublk.INFO_SERVER_FLAGS);
     const failed = driver.call(ublk.CMD_ADD_DEV, ANY_DEVICE, ublk.INFO_BYTES);
     if (failed < 0) throw new CacheError(`ublk: adding a device: ${errorText(-failed)}`);

@@ -72,6 +72,22 @@ function fillShare(share: string): void {
   Deno.mkdirSync(`${share}/pcache`, { recursive: true });
   Deno.copyFileSync(Deno.execPath(), `${share}/deno`);
   for (const part of PARTS) copy(`${ROOT}${part}`, `${share}/pcache/${part}`);
+  const packed = new Deno.Command(Deno.execPath(), {
+    args: [
+      "run",
+      "-A",
+      "--no-prompt",
+      "pack/compile.ts",
+      "--carry",
+      "--output",
+      `${share}/program`,
+    ],
+    cwd: ROOT,
+    stdin: "null",
+    stdout: "null",
+    stderr: "inherit",
+  }).outputSync();
+  if (!packed.success) throw new Error("pack/compile.ts failed");
   const npm = `${denoDir()}/${NPM}`;
   copy(npm, `${share}/deno-dir/${NPM}`);
 }
@@ -93,7 +109,12 @@ function copy(from: string, to: string): void {
 
 /** The shell script that runs the cases, one after another, each to its end. */
 function script({ cases, env = {} }: GuestRun): string {
-  const lines = ["#!/bin/sh", "uname -r", "export DENO_DIR=/share/deno-dir NO_COLOR=1"];
+  const lines = [
+    "#!/bin/sh",
+    "uname -r",
+    "export DENO_DIR=/share/deno-dir NO_COLOR=1",
+    "export PCACHE_PROGRAM=/share/program",
+  ];
   for (const [name, value] of Object.entries(env)) lines.push(`export ${name}='${value}'`);
   lines.push("cd /share/pcache", "failed=0");
   for (const name of cases) {

@@ -1,5 +1,5 @@
 /**
- * In the guest: the demo, whole, and the kernel's own NBD client on a device.
+ * In the guest: the demo, whole, over NBD.
  *
  * @module
  */

@@ -50,6 +50,8 @@ Deno.test("guest: a file system stays mounted while its device's process is kill
   Deno.mkdirSync(dir);
   await must("/usr/sbin/mkfs.ext4", "-q", "-F", node);
   await must("/usr/bin/mount", node, dir);
+  // If the test fails, files under it must not be touched: nobody might answer.
+  rig.defer("unmount", () => run("/usr/bin/umount", ["-l", dir]));
   const data = crypto.getRandomValues(new Uint8Array(200_000));
   Deno.writeFileSync(`${dir}/flushed`, data);
   await must("sync");

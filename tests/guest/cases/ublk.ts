@@ -5,7 +5,7 @@
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { MIB, must, Rig } from "../../device.ts";
+import { MIB, must, Rig, run } from "../../device.ts";
 
 interface Info {
   node: string;
@@ -76,6 +76,8 @@ Deno.test("guest: file systems and partitions on a block device", async () => {
   const info = await createUblk(rig);
   const dir = rig.path("mnt");
   Deno.mkdirSync(dir);
+  // If the test fails, files under it must not be touched: nobody might answer.
+  rig.defer("unmount", () => run("/usr/bin/umount", ["-l", dir]));
   for (
     const [make, check] of [["mkfs.ext4 -q -F", "fsck.ext4 -f -n"], [
       "mkfs.xfs -q -f",
