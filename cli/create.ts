@@ -15,7 +15,7 @@ import { parseEntrance } from "./entrance.ts";
 import { failedOn, UsageError } from "./failure.ts";
 import { showVerbose } from "./info.ts";
 import { launch } from "./launch.ts";
-import type { OptionName, Options } from "./options.ts";
+import { NBD_OPTIONS, type OptionName, type Options } from "./options.ts";
 import { warn } from "./output.ts";
 import { ProgressBar, terminalScreen } from "./progress.ts";
 import { readStdin, readTable, tableConfig } from "./table_input.ts";
@@ -115,16 +115,6 @@ function parseMinor({ major, minor }: Options): number | null {
   }
   return Number(minor);
 }
-
-/** Options that have to do with NBD clients. */
-const NBD_OPTIONS: readonly OptionName[] = [
-  "listen",
-  "insecure",
-  "tls",
-  "tls-certificates",
-  "tls-verify-peer",
-  "tls-psk",
-];
 
 /**
  * Reads how the device is to be served.

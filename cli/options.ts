@@ -75,6 +75,16 @@ export type OptionName = FlagName | ValueName;
 /** Options that every verb takes. `--yes` answers questions, which only few verbs have. */
 export const COMMON_OPTIONS: readonly OptionName[] = ["help", "verbose", "version", "yes"];
 
+/** The options that have to do with NBD clients. */
+export const NBD_OPTIONS: readonly OptionName[] = [
+  "listen",
+  "insecure",
+  "tls",
+  "tls-certificates",
+  "tls-verify-peer",
+  "tls-psk",
+];
+
 /** The options that were given: flags are true, values are texts, the others are not there. */
 export type Options = { [N in FlagName]?: true } & { [N in ValueName]?: string };
 

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { OptionName, Options } from "./options.ts";
+import { NBD_OPTIONS, type OptionName, type Options } from "./options.ts";
 
 /** Runs a verb. False: it failed on some device and has said why. Throws when it could not go on. */
 export type VerbFunction = (args: string[], options: Options) => Promise<boolean> | boolean;
@@ -64,7 +64,7 @@ export const VERBS: readonly Verb[] = [
     name: "create",
     usage: "<dev_name> [-u|--uuid <uuid>] [-j|--major <major> -m|--minor <minor>]\n" +
       "\t    [-n|--notable|--table <table>|<table_file>] [-r|--readonly]\n" +
-      "\t    [--listen [<host>:]<port>] [--insecure] [--format]\n" +
+      "\t    [--listen [<host>:]<port>|systemd[:<name>]] [--insecure] [--format]\n" +
       "\t    [--frontend nbd|ublk|auto] [--recover]\n" +
       "\t    [--tls <off|on|require>] [--tls-certificates <dir>] [--tls-verify-peer]\n" +
       "\t    [--tls-psk <file>]\n" +
@@ -80,12 +80,7 @@ export const VERBS: readonly Verb[] = [
       "readonly",
       "frontend",
       "recover",
-      "listen",
-      "insecure",
-      "tls",
-      "tls-certificates",
-      "tls-verify-peer",
-      "tls-psk",
+      ...NBD_OPTIONS,
       "format",
       "concise",
     ],

@@ -15,7 +15,7 @@ import { inspectCache, prepareCache } from "../core/media.ts";
 import { SECTOR_BYTES } from "../core/format.ts";
 import { isNbdUri } from "../core/nbd_uri.ts";
 import { deviceSectors, formatTable, TARGET_TYPE } from "../core/table.ts";
-import { Arena } from "./arena.ts";
+import type { Arena } from "./arena.ts";
 import type { LoopBacking } from "./backing.ts";
 import { BareDevice } from "./bare_device.ts";
 import { type ControlClient, ControlServer } from "./control.ts";
@@ -30,19 +30,20 @@ import {
 } from "./control_protocol.ts";
 import { CONTROL_SOCKET, type DeviceConfig, type DeviceEvent } from "./device_config.ts";
 import { Watch } from "./events.ts";
-import { closeDevice, type DeviceFile, openDevice } from "./files.ts";
+import type { DeviceFile } from "./files.ts";
 import type { Frontend } from "./frontend.ts";
 import { goneBacking } from "./gone_backing.ts";
 import { type Entrance, listenUnix, prepareEntrance, removeFile } from "./listening.ts";
 import { Jobs } from "./jobs.ts";
-import { Medium } from "./medium.ts";
+import type { Medium } from "./medium.ts";
 import { readingTeller } from "./reading.ts";
 import type { Export } from "./nbd/handshake.ts";
 import { openBacking, type OpenedBacking } from "./open_backing.ts";
+import { naming, openCacheDevice } from "./opened_cache.ts";
 import { FRONTEND_ARENA_BYTES, type OpenedFrontend, openFrontend } from "./open_frontend.ts";
 import { Pace } from "./pace.ts";
 import { Removal } from "./removal.ts";
-import { openRing, type Ring } from "./ring.ts";
+import type { Ring } from "./ring.ts";
 import type { Reservation } from "./run_dir.ts";
 import { answering, DONE, Shell } from "./shell.ts";
 import { applySetting } from "./settings.ts";
@@ -57,22 +58,14 @@ import {
   KIND_CONTROL_RECV,
   KIND_CONTROL_SEND,
   KIND_SHIFT,
-  tokenOf,
 } from "./tokens.ts";
 
 export type { DeviceConfig, DeviceEvent };
 
-/** Transfer buffers: twice the longest request, so that requests of every length can be served. */
-const BUFFER_BYTES = 64 * 1024 * 1024;
-/** What the ring and the backing device take of the arena, generously: it costs nothing until it is touched. */
-const RING_BYTES = 16 * 1024 * 1024;
 /** How long the last answers may take to leave. */
 const GOODBYE_MS = 1000;
 /** How often it is looked whether a device that goes when its last client does can go. */
 const DEFERRED_LOOK_MS = 500;
-/** Requests handed to the kernel at once. */
-const RING_ENTRIES = 256;
-
 /**
  * Opens and serves a device; returns when it has been removed. `home` is its name and folder, mode 0700, made by the caller.
  * `tell` is called while it starts, until and including `ready`.
@@ -131,21 +124,9 @@ function openSteps(
   tell: (event: DeviceEvent) => void,
   cleanup: DisposableStack,
 ): Device {
-  const cache_hold = cleanup.use(new DisposableStack());
-  const cache_file = openDevice("cache", config.cache_path);
-  cache_hold.defer(() => closeDevice(cache_file));
-  const arena = new Arena({
-    cache_bytes: cache_file.size_bytes,
-    buffer_bytes: BUFFER_BYTES,
-    io_bytes: FRONTEND_ARENA_BYTES + ControlServer.ARENA_BYTES + RING_BYTES,
-  });
-  cleanup.defer(() => arena.close());
-  const late_cleanup = cleanup.use(new DisposableStack());
-  const ring = openRing(arena, RING_ENTRIES);
-  cleanup.defer(() => ring.close());
-  const devices = cleanup.use(new DisposableStack());
-  devices.use(cache_hold);
-  const memory = new Medium(arena, cache_file, ring, tokenOf(KIND_BARRIER));
+  const front_bytes = FRONTEND_ARENA_BYTES + ControlServer.ARENA_BYTES;
+  const opened = openCacheDevice(config.cache_path, front_bytes, cleanup);
+  const { arena, ring, memory, cache_file, devices, late_cleanup } = opened;
   const { backing_path } = config;
   const table = tableOf(config);
   if (isNbdUri(backing_path)) tell({ event: "progress", text: `connecting to ${backing_path}` });
@@ -162,7 +143,7 @@ function openSteps(
   // What the table does not say a new cache gets, and an existing one keeps.
   const cache_mode = config.cache_mode === null ? {} : { cache_mode: config.cache_mode };
   const options = { data_crc: config.data_crc, format, ...cache_mode };
-  const inspection = naming("cache dev", config, () => inspectCache(memory, options));
+  const inspection = naming("cache dev", config.cache_path, () => inspectCache(memory, options));
   const { is_rotational, length_sectors } = backing;
   const frontend = openFrontend({
     ...{ shell, config, arena, ring, memory, cleanup, late_cleanup, is_rotational, entrance },
@@ -170,26 +151,16 @@ function openSteps(
   });
   tell({ event: "progress", text: `setting aside ${cache_file.size_bytes} bytes for the cache` });
   memory.allocate();
-  const cache = naming("cache dev", config, () => prepareCache(memory, inspection));
+  const cache = naming("cache dev", config.cache_path, () => prepareCache(memory, inspection));
   tell({ event: "progress", text: inspection.fresh ? "new cache" : "reading the log" });
   const now_ms = performance.now();
   const onRead = readingTeller(() => measureLog(cache, memory), tell);
   const engine_parts = { memory, backing: backing.device, cache, now_ms, onRead, ...cache_mode };
-  const engine = naming("pcache", config, () => Engine.open(engine_parts));
+  const engine = naming("pcache", config.cache_path, () => Engine.open(engine_parts));
   return new Device(shell, config, {
     ...{ arena, ring, memory, cache_file, backing, engine, control_fd, frontend, devices },
     full_sectors,
   });
-}
-
-/** Puts the target's words before the reason why a cache is refused (DMSETUP, "a bad table"). */
-function naming<T>(what: "cache dev" | "pcache", config: TableConfig, act: () => T): T {
-  try {
-    return act();
-  } catch (error) {
-    if (!(error instanceof CacheError)) throw error;
-    throw new CacheError(`Failed to start ${what}: ${config.cache_path}: ${error.message}`);
-  }
 }
 
 /** What a device is made of. */

@@ -14,19 +14,12 @@ import { measureLog } from "../core/log_length.ts";
 import { inspectCache, type Inspection, prepareCache } from "../core/media.ts";
 import type { Memory } from "../core/platform.ts";
 import { CacheInfo } from "../core/slots.ts";
-import { Arena } from "./arena.ts";
+import type { Arena } from "./arena.ts";
 import type { LoopBacking } from "./backing.ts";
-import { closeDevice, openDevice } from "./files.ts";
-import { Medium } from "./medium.ts";
 import { openBacking } from "./open_backing.ts";
-import { openRing, type Ring } from "./ring.ts";
-import { INDEX_MASK, KIND_BACKING, KIND_BARRIER, KIND_SHIFT, tokenOf } from "./tokens.ts";
-
-/** Transfer buffers: twice the longest request, so that requests of every length can be served. */
-const BUFFER_BYTES = 64 * 1024 * 1024;
-/** What the ring and the backing device take of the arena, generously: it costs nothing until it is touched. */
-const IO_BYTES = 16 * 1024 * 1024;
-const RING_ENTRIES = 256;
+import { naming, openCacheDevice } from "./opened_cache.ts";
+import type { Ring } from "./ring.ts";
+import { INDEX_MASK, KIND_BACKING, KIND_SHIFT } from "./tokens.ts";
 
 /** What is opened. */
 export interface LocalConfig {
@@ -52,21 +45,14 @@ export class LocalCache implements Disposable {
   /** Opens both devices. Throws `CacheError` when that cannot be: neither was changed then. */
   constructor(config: LocalConfig) {
     using cleanup = new DisposableStack();
-    const cache_file = openDevice("cache", config.cache_path);
-    cleanup.defer(() => closeDevice(cache_file));
-    this.arena = new Arena({
-      cache_bytes: cache_file.size_bytes,
-      buffer_bytes: BUFFER_BYTES,
-      io_bytes: IO_BYTES,
-    });
-    cleanup.defer(() => this.arena.close());
-    this.#ring = openRing(this.arena, RING_ENTRIES);
-    cleanup.defer(() => this.#ring.close());
-    const memory = new Medium(this.arena, cache_file, this.#ring, tokenOf(KIND_BARRIER));
+    const opened = openCacheDevice(config.cache_path, 0, cleanup);
+    const { arena, ring, memory, cache_file, devices } = opened;
+    this.arena = arena;
+    this.#ring = ring;
     const { device } = openBacking(
       config.backing_path,
       (bytes) => wholeSectors(config.backing_path, bytes),
-      { arena: this.arena, ring: this.#ring, user_kind: KIND_BACKING, cache_file, cleanup },
+      { arena, ring, user_kind: KIND_BACKING, cache_file, cleanup: devices },
     );
     this.backing = device;
     const inspection = inspect(memory, config);
@@ -146,13 +132,10 @@ function inspect(
   memory: Memory,
   { cache_path, data_crc, cache_mode = "writeback" }: LocalConfig,
 ): Inspection {
-  try {
-    if (data_crc !== null) return inspectCache(memory, { data_crc, cache_mode });
-    return inspectStored(memory);
-  } catch (error) {
-    if (!(error instanceof CacheError)) throw error;
-    throw new CacheError(`Failed to start cache dev: ${cache_path}: ${error.message}`);
-  }
+  return naming("cache dev", cache_path, () => {
+    if (data_crc === null) return inspectStored(memory);
+    return inspectCache(memory, { data_crc, cache_mode });
+  });
 }
 
 /** As `inspectCache`, for a cache that must be there, whatever its data_crc setting. Throws `CacheError`. */

@@ -229,9 +229,7 @@ export class UringRing implements Ring {
   }
 
   read(user: number, fd: number, addr: number, len_bytes: number, off_bytes: number): void {
-    const at = this.#request(OP_READ, user, fd, len_bytes);
-    this.#arena.putAddress(this.#sqes, at + SQE_ADDR, addr);
-    this.#putOffset(at, off_bytes);
+    this.#transfer(OP_READ, user, fd, addr, len_bytes, off_bytes);
   }
 
   writev(
@@ -241,9 +239,7 @@ export class UringRing implements Ring {
     iovec_count: number,
     off_bytes: number,
   ): void {
-    const at = this.#request(OP_WRITEV, user, fd, iovec_count);
-    this.#arena.putAddress(this.#sqes, at + SQE_ADDR, iovec_addr);
-    this.#putOffset(at, off_bytes);
+    this.#transfer(OP_WRITEV, user, fd, iovec_addr, iovec_count, off_bytes);
   }
 
   /** Reads into `iovec_count` ranges. Result: bytes. */
@@ -254,9 +250,7 @@ export class UringRing implements Ring {
     iovec_count: number,
     off_bytes: number,
   ): void {
-    const at = this.#request(OP_READV, user, fd, iovec_count);
-    this.#arena.putAddress(this.#sqes, at + SQE_ADDR, iovec_addr);
-    this.#putOffset(at, off_bytes);
+    this.#transfer(OP_READV, user, fd, iovec_addr, iovec_count, off_bytes);
   }
 
   /** A driver's command, whose own structure begins with two words. Result: the driver's. */
@@ -372,7 +366,17 @@ export class UringRing implements Ring {
     return at;
   }
 
-  #putOffset(at: number, off_bytes: number): void {
+  /** A transfer at a place of a file. `addr`, `len`: of the bytes, or of the ranges and how many there are. */
+  #transfer(
+    op: number,
+    user: number,
+    fd: number,
+    addr: number,
+    len: number,
+    off_bytes: number,
+  ): void {
+    const at = this.#request(op, user, fd, len);
+    this.#arena.putAddress(this.#sqes, at + SQE_ADDR, addr);
     this.#putWord(at + SQE_OFF, off_bytes);
   }
 

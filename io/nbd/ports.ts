@@ -7,6 +7,7 @@
 import type { Engine } from "../../core/engine.ts";
 import type { Arena } from "../arena.ts";
 import type { Medium } from "../medium.ts";
+import type { RequestEngine } from "../request_engine.ts";
 import type { Ring } from "../ring.ts";
 import type { TlsServer } from "../tls/credentials.ts";
 import type { TlsStream } from "../tls/stream.ts";
@@ -42,24 +43,7 @@ export type NbdTlsStream = Pick<
   | "close"
 >;
 
-export type NbdEngine = Pick<
-  Engine,
-  | "max_requests"
-  | "beginRead"
-  | "beginWrite"
-  | "beginZero"
-  | "beginFlush"
-  | "takePlaced"
-  | "takeAnswered"
-  | "payloadArrived"
-  | "payloadLost"
-  | "error"
-  | "firstPiece"
-  | "nextPiece"
-  | "pieceAddr"
-  | "pieceLen"
-  | "knows_zeroes"
-  | "pieceIsZero"
-  | "release"
-  | "listRangeStates"
->;
+/** Requests, and what is told of zeroes and of what is cached. */
+export type NbdEngine =
+  & RequestEngine
+  & Pick<Engine, "knows_zeroes" | "pieceIsZero" | "listRangeStates">;

@@ -96,9 +96,7 @@ function validateTrim(
   served: Export,
 ): number {
   if ((flags & ~FLAG_FUA) !== 0) return wrongFlags(flags, FLAG_FUA);
-  if (served.read_only) return failed.READ_ONLY;
-  if (len_bytes > nbd.MAX_ZERO_BYTES) return failed.ZERO_TOO_LONG;
-  return validateRange(off_bytes, len_bytes, served, PAST_END);
+  return validateZeroed(off_bytes, len_bytes, served, PAST_END);
 }
 
 /** FAST_ZERO can always be kept: zeroing costs no more than a few keys. */
@@ -110,9 +108,19 @@ function validateWriteZeroes(
 ): number {
   const valid_flags = FLAG_FUA | nbd.CMD_FLAG_NO_HOLE | nbd.CMD_FLAG_FAST_ZERO;
   if ((flags & ~valid_flags) !== 0) return wrongFlags(flags, valid_flags);
+  return validateZeroed(off_bytes, len_bytes, served, WRITE_PAST_END);
+}
+
+/** What TRIM and WRITE_ZEROES may be laid on; `past_end` is the failure behind the end. */
+function validateZeroed(
+  off_bytes: number,
+  len_bytes: number,
+  served: Export,
+  past_end: number,
+): number {
   if (served.read_only) return failed.READ_ONLY;
   if (len_bytes > nbd.MAX_ZERO_BYTES) return failed.ZERO_TOO_LONG;
-  return validateRange(off_bytes, len_bytes, served, WRITE_PAST_END);
+  return validateRange(off_bytes, len_bytes, served, past_end);
 }
 
 function validateCache(

@@ -26,7 +26,8 @@ import type { UringRing } from "../uring.ts";
 import { Claim } from "./claim.ts";
 import type { UblkDriver } from "./driver.ts";
 import * as ublk from "./protocol.ts";
-import { type QueueEngine, Queues } from "./queues.ts";
+import type { RequestEngine } from "../request_engine.ts";
+import { Queues } from "./queues.ts";
 import type { Served } from "./request.ts";
 import { NodeLink } from "./node_link.ts";
 import type { Target } from "./target.ts";
@@ -42,7 +43,7 @@ const LOOK_MS = 50;
 export interface UblkFrontendOptions {
   readonly arena: Arena;
   readonly ring: UringRing;
-  readonly engine: QueueEngine;
+  readonly engine: RequestEngine;
   readonly served: Served;
   readonly driver: UblkDriver;
   readonly target: Target;

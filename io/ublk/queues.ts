@@ -16,9 +16,9 @@
 
 import { assert } from "../../core/assert.ts";
 import { EIO } from "../../core/errors.ts";
-import type { Engine } from "../../core/engine.ts";
 import type { Arena } from "../arena.ts";
 import { EAGAIN, EINTR } from "../libc.ts";
+import type { RequestEngine } from "../request_engine.ts";
 import { KIND_UBLK_COPY, KIND_UBLK_REQUEST, tokenOf } from "../tokens.ts";
 import type { UringRing } from "../uring.ts";
 import * as ublk from "./protocol.ts";
@@ -50,29 +50,11 @@ const ENODEV = 19;
 /** What a queue's commands need. */
 export type QueueRing = Pick<UringRing, "command" | "readv" | "writev">;
 export type QueueArena = Pick<Arena, "alloc" | "words" | "putAddress">;
-export type QueueEngine = Pick<
-  Engine,
-  | "max_requests"
-  | "beginRead"
-  | "beginWrite"
-  | "beginZero"
-  | "beginFlush"
-  | "takePlaced"
-  | "takeAnswered"
-  | "payloadArrived"
-  | "payloadLost"
-  | "error"
-  | "firstPiece"
-  | "nextPiece"
-  | "pieceAddr"
-  | "pieceLen"
-  | "release"
->;
 
 export interface QueuesOptions {
   readonly arena: QueueArena;
   readonly ring: QueueRing;
-  readonly engine: QueueEngine;
+  readonly engine: RequestEngine;
   readonly served: Served;
   /** The character device, and what is mapped of it: descriptors of each queue. */
   readonly target: {
@@ -93,7 +75,7 @@ export class Queues {
   /** What the driver ended a command with that is neither a request nor the device's end; 0: nothing. */
   failure = 0;
   readonly #ring: QueueRing;
-  readonly #engine: QueueEngine;
+  readonly #engine: RequestEngine;
   readonly #served: Served;
   readonly #arena: QueueArena;
   readonly #fd: number;

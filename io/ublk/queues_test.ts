@@ -1,8 +1,9 @@
 import { assertEquals } from "@std/assert";
 import { EIO } from "../../core/errors.ts";
+import type { RequestEngine } from "../request_engine.ts";
 import { KIND_SHIFT, KIND_UBLK_COPY } from "../tokens.ts";
 import * as ublk from "./protocol.ts";
-import { type QueueArena, type QueueEngine, type QueueRing, Queues } from "./queues.ts";
+import { type QueueArena, type QueueRing, Queues } from "./queues.ts";
 
 const DEPTH = 4;
 const SIZE_BYTES = 1024 * 1024;
@@ -11,7 +12,7 @@ const ENODEV = 19;
 const BASE = 0x10_0000_0000;
 
 /** An engine whose requests the test moves on, with pieces of the lengths it says. */
-class FakeEngine implements QueueEngine {
+class FakeEngine implements RequestEngine {
   readonly max_requests = 6;
   readonly log: string[] = [];
   readonly placed: number[] = [];
