@@ -44,8 +44,16 @@ const RUNTIME_ARGS = [
   V8_FLAGS,
   "--quiet",
 ];
-/** A DENO_DIR that cannot be made, so that Deno keeps what it would put there in memory. */
-const RUNTIME_ENV = ["DENO_DIR=/dev/null/deno", "DENO_NO_UPDATE_CHECK=1", "DENO_NO_PACKAGE_JSON=1"];
+/**
+ * A DENO_DIR that cannot be made, so that Deno keeps what it would put there in memory; at a terminal it would say so
+ * each time.
+ */
+const RUNTIME_ENV = [
+  "DENO_DIR=/dev/null/deno",
+  "DENO_LOG=error,deno::cache=off",
+  "DENO_NO_UPDATE_CHECK=1",
+  "DENO_NO_PACKAGE_JSON=1",
+];
 
 const OFFSET_BYTES = 4;
 

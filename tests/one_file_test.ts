@@ -73,6 +73,9 @@ Deno.test("one file: a device's life in an empty directory and environment", asy
   };
   assertEquals((await runBare(rig, pcache, ["version"])).stdout, await rig.ok("version"));
   assertEquals((await runBare(rig, pcache, ["help"])).stdout, await rig.ok("help"));
+  // The runtime has more to say at a terminal.
+  const at_terminal = await run("script", ["-qec", `'${pcache}' version`, "/dev/null"]);
+  assertEquals(at_terminal.stdout.replaceAll("\r", ""), await rig.ok("version"));
 
   const cache = rig.file("the cache", CACHE_BYTES);
   const backing = rig.file("the backing", BACKING_BYTES);
