@@ -48,6 +48,7 @@ import {
 } from "./requests.ts";
 import { Segments } from "./segments.ts";
 import { Space } from "./space.ts";
+import { Staging } from "./staging.ts";
 import { EngineState, maxKeySectors } from "./state.ts";
 import { Through } from "./through.ts";
 import { countDirty, forgetPart, scrubPart, type ScrubReport } from "./upkeep.ts";
@@ -72,6 +73,8 @@ export interface EngineOptions {
   readonly now_ms: number;
   /** Told how far the opening is. */
   readonly onRead?: ReplayListener;
+  /** Memory for staged keys that outlives the process, and what a killed one has left in it; memory of its own if left out. */
+  readonly staging?: Staging;
   /** `LIMITS` if left out. */
   readonly limits?: Limits;
 }
@@ -178,7 +181,8 @@ export class Engine {
     const max_key_sectors = maxKeySectors(cache.data_crc);
     const zero_areas = new ZeroAreas(cache, memory, segments, space, max_key_sectors);
     const tables = { index, segments, sums };
-    const replayed = replay(cache, memory, size_sectors * SECTOR_BYTES, tables, onRead);
+    const { staging = Staging.inMemory(limits.staged_keys) } = options;
+    const replayed = replay(cache, memory, size_sectors * SECTOR_BYTES, tables, onRead, staging);
     const barriers = new Barriers(memory);
     const backing_flushes = new BackingFlushes(backing);
     const { cache_mode = CACHE_MODES[cache.info.mode]! } = options;
@@ -200,7 +204,7 @@ export class Engine {
         replayed.head_seg,
         replayed.head_off,
         now_ms,
-        limits.staged_keys,
+        staging,
       ),
       space,
       zero_areas,

@@ -36,6 +36,7 @@ import {
 import type { OpenedCache } from "./media.ts";
 import type { Memory } from "./platform.ts";
 import type { Segments } from "./segments.ts";
+import { Staging } from "./staging.ts";
 
 /** Most keys staged: what a second of small writes can bring where commits wait for a disk. */
 export const STAGED_KEYS = 1 << 18;
@@ -63,10 +64,13 @@ export class Log {
   readonly #barriers: Barriers;
   readonly #kset_keys: number;
 
+  readonly #staging: Staging;
+  /** The number of the staging area's key that is the log's key number 0. */
+  readonly #first_key: number;
   readonly #staged_keys: number;
-  /** A ring of keys: key number `n` is at `n % staged_keys`. The next one goes to word `#next_word`. */
+  /** A ring of keys. The next one goes to word `#next_word`. */
   readonly #staged: Uint32Array;
-  #next_word = 0;
+  #next_word: number;
   readonly #kset_words = new Uint32Array(Math.ceil(KSET_MAX_BYTES / 4));
   readonly #kset = new Uint8Array(this.#kset_words.buffer);
   /** The time that keys are appended at, in ms of the engine's clock. */
@@ -92,7 +96,10 @@ export class Log {
   readonly #plan_next = new Uint32Array(2 * COMMIT_KSETS);
   #ksets_written = 0;
 
-  /** `head_seg`, `head_off`: the key head that replay found. `staged_keys`: most keys staged. */
+  /**
+   * `head_seg`, `head_off`: the key head that replay found. `staging`: where staged keys lie; those that it holds were entered by
+   * replay, and are appended already.
+   */
   constructor(
     cache: OpenedCache,
     memory: Memory,
@@ -101,11 +108,17 @@ export class Log {
     head_seg: number,
     head_off: number,
     now_ms: number,
-    staged_keys = STAGED_KEYS,
+    staging = Staging.inMemory(STAGED_KEYS),
   ) {
     this.now_ms = now_ms;
-    this.#staged_keys = staged_keys;
-    this.#staged = new Uint32Array(staged_keys * KEY_WORDS);
+    this.#staging = staging;
+    this.#staged_keys = staging.keys;
+    this.#staged = staging.ring;
+    this.#first_key = staging.durable;
+    this.#appended = staging.appended - staging.durable;
+    this.#first_staged_ms = now_ms;
+    this.#next_word = staging.wordOf(staging.appended);
+    staging.setDurable(staging.durable, head_seg, head_off);
     this.#cache = cache;
     this.#memory = memory;
     this.#segments = segments;
@@ -178,6 +191,7 @@ export class Log {
     putKey(this.#staged, at, off, sectors * SECTOR, flags, seg, place * SECTOR, gen, crc);
     this.#next_word = at + WORDS === this.#staged.length ? 0 : at + WORDS;
     this.#appended++;
+    this.#staging.setAppended(this.#first_key + this.#appended);
     this.#segments.addKey(seg);
   }
 
@@ -299,7 +313,7 @@ export class Log {
   #copyKeys(first: number, keys: number): void {
     const from = this.#staged;
     const to = this.#kset_words;
-    let at = (first % this.#staged_keys) * WORDS;
+    let at = this.#staging.wordOf(this.#first_key + first);
     const end = HEADER_WORDS + keys * WORDS;
     for (let word = HEADER_WORDS; word < end; word++) {
       to[word] = from[at]!;
@@ -318,6 +332,7 @@ export class Log {
     this.#head_seg = this.#plan_seg[row]!;
     this.#head_off = this.#plan_off[row]! + ksetBytes(this.#plan_keys[row]!);
     this.#durable = this.#planned;
+    this.#staging.setDurable(this.#first_key + this.#durable, this.#head_seg, this.#head_off);
     this.#state = IDLE;
   }
 }

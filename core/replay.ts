@@ -30,10 +30,11 @@ import {
   SECTOR_BYTES,
 } from "./format.ts";
 import type { KeySums } from "./key_sums.ts";
-import { LOG_END, LOG_KEYS, LOG_LAST, LogReader } from "./log_reader.ts";
+import { keyRefusal, LOG_END, LOG_KEYS, LOG_LAST, LogReader } from "./log_reader.ts";
 import type { OpenedCache } from "./media.ts";
 import type { Memory } from "./platform.ts";
 import type { Segments } from "./segments.ts";
+import { Staging } from "./staging.ts";
 
 // Own names for what is imported: V8 folds a module's constants into its code, and loads and checks imported ones at each use.
 const SECTOR = SECTOR_BYTES;
@@ -50,7 +51,7 @@ export interface Replayed {
   readonly keys: number;
   /** Of these, keys behind the dirty tail. */
   readonly keys_to_write_back: number;
-  /** Bytes of dirty keys between the dirty tail and the key head, each write counted. */
+  /** Bytes of dirty keys behind the dirty tail, each write counted. */
   readonly dirty_bytes: number;
 }
 
@@ -65,8 +66,8 @@ export interface ReplayTables {
 export type ReplayListener = (read_bytes: number) => void;
 
 /**
- * Replays the log of `cache` for a cached device of `size_bytes`. Throws `CacheError` for everything that FORMAT
- * ("What a reader must refuse") says of ksets, keys and the log, and when the medium failed.
+ * Replays the log of `cache` for a cached device of `size_bytes`, and then what `staging` has that the log lacks. Throws
+ * `CacheError` for everything that FORMAT ("What a reader must refuse") says of ksets, keys and the log, and when the medium failed.
  */
 export function replay(
   cache: OpenedCache,
@@ -74,7 +75,9 @@ export function replay(
   size_bytes: number,
   tables: ReplayTables,
   onRead: ReplayListener = () => {},
+  staging = Staging.inMemory(0),
 ): Replayed {
+  staging.match(cache, memory);
   const { key_tail, dirty_tail } = cache;
   const reader = new LogReader(cache, memory, key_tail.seg, key_tail.off);
   let keys = 0;
@@ -101,7 +104,7 @@ export function replay(
         }
         tables.index.fetch();
         for (let i = first; i < end; i++) {
-          replayKey(cache, tables, reader, i, met_dirty_tail, dirty_bytes);
+          replayKey(cache, tables, reader.words, reader.keyAt(i), met_dirty_tail, dirty_bytes);
         }
       }
       keys += reader.key_num;
@@ -127,6 +130,8 @@ export function replay(
       `log ends at ${reader.position}, but a last kset of ${KSET_HEADER_BYTES} bytes must fit behind it`,
     );
   }
+  staging.checkHead(reader.seg, reader.off);
+  replayStaged(cache, memory, size_bytes, tables, staging, dirty_bytes);
   checkLogSegments(cache, tables.segments);
   cache.persist(memory);
   memory.barrierSync();
@@ -141,17 +146,34 @@ export function replay(
   };
 }
 
-/** Enters one key. */
+/** Enters the keys that the log lacks. Their bytes may not be on their way to the medium yet. */
+function replayStaged(
+  cache: OpenedCache,
+  memory: Memory,
+  size_bytes: number,
+  tables: ReplayTables,
+  staging: Staging,
+  dirty_bytes: Float64Array,
+): void {
+  const { ring } = staging;
+  for (let key = staging.durable; key < staging.appended; key++) {
+    const at = staging.wordOf(key);
+    const refusal = keyRefusal(ring, at, cache, size_bytes);
+    if (refusal !== "") throw new CacheError(`staged key ${key}: ${refusal}`);
+    replayKey(cache, tables, ring, at, true, dirty_bytes);
+    memory.persist(cache.dataAddr(keySeg(ring, at), keySegOff(ring, at)), keyLen(ring, at));
+  }
+}
+
+/** Enters one key, which stands in `words` at `at`. */
 function replayKey(
   cache: OpenedCache,
   tables: ReplayTables,
-  reader: LogReader,
-  i: number,
+  words: Uint32Array,
+  at: number,
   behind_dirty_tail: boolean,
   dirty_bytes: Float64Array,
 ): void {
-  const { words } = reader;
-  const at = reader.keyAt(i);
   const seg = keySeg(words, at);
   const gen = keyGen(words, at);
   const current = cache.generations.get(seg);

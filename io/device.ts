@@ -155,7 +155,8 @@ function openSteps(
   tell({ event: "progress", text: inspection.fresh ? "new cache" : "reading the log" });
   const now_ms = performance.now();
   const onRead = readingTeller(() => measureLog(cache, memory), tell);
-  const engine_parts = { memory, backing: backing.device, cache, now_ms, onRead, ...cache_mode };
+  const parts = { memory, backing: backing.device, cache, now_ms, onRead, ...cache_mode };
+  const engine_parts = { ...parts, ...frontend.staged };
   const engine = naming("pcache", config.cache_path, () => Engine.open(engine_parts));
   return new Device(shell, config, {
     ...{ arena, ring, memory, cache_file, backing, engine, control_fd, frontend, devices },

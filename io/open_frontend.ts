@@ -9,6 +9,7 @@
 
 import type { Engine } from "../core/engine.ts";
 import { CacheError } from "../core/errors.ts";
+import type { Staging } from "../core/staging.ts";
 import type { Arena } from "./arena.ts";
 import type { TableConfig } from "./control_protocol.ts";
 import type { Frontend } from "./frontend.ts";
@@ -24,7 +25,8 @@ import * as sockets from "./sockets.ts";
 import type { UblkDriver } from "./ublk/driver.ts";
 import { UblkFrontend } from "./ublk/frontend.ts";
 import { clearLeft, openDriver, openTarget } from "./ublk/open.ts";
-import { recordPath, removeRecord } from "./ublk/record.ts";
+import { moveRecord, recordPath, removeRecord, stagedPath } from "./ublk/record.ts";
+import { mapStagedFile } from "./ublk/staged_file.ts";
 import { UringRing } from "./uring.ts";
 import { RECORD_BYTES } from "./tls/stream.ts";
 
@@ -51,6 +53,8 @@ export interface FrontendPlace {
 export interface OpenedFrontend {
   /** What the user should know. */
   readonly notes: readonly string[];
+  /** Memory for the engine's staged keys, if they are to outlive the process. */
+  readonly staged: { readonly staging?: Staging };
   make(engine: Engine, served: Export): Frontend;
 }
 
@@ -80,7 +84,8 @@ function openNbd(place: FrontendPlace, notes: string[]): OpenedFrontend {
   };
   const tls = nbdTls(entrance, place);
   const parts = { arena, ring, memory, sockets, listeners, tls, uri, removeSocket };
-  return { notes, make: (engine, served) => new NbdFrontend({ ...parts, engine, served }) };
+  const make = (engine: Engine, served: Export) => new NbdFrontend({ ...parts, engine, served });
+  return { notes, staged: {}, make };
 }
 
 function openUblk(place: FrontendPlace, driver: UblkDriver): OpenedFrontend {
@@ -100,6 +105,8 @@ function openUblk(place: FrontendPlace, driver: UblkDriver): OpenedFrontend {
     target.delete();
     removeRecord(record_path);
   });
+  const staged = mapStagedFile(stagedPath(record_path), is_recovery);
+  late_cleanup.defer(() => staged.close());
   const make = (engine: Engine, served: Export) => {
     if (!(ring instanceof UringRing)) {
       throw new Error("the ublk driver was opened without io_uring");
@@ -109,13 +116,13 @@ function openUblk(place: FrontendPlace, driver: UblkDriver): OpenedFrontend {
       forget: () => removeRecord(record_path),
       renamed: () => {
         const path = recordPath(home);
-        Deno.renameSync(record_path, path);
+        moveRecord(record_path, path);
         record_path = path;
       },
     });
     return frontend;
   };
-  return { notes: [], make };
+  return { notes: [], staged: { staging: staged.staging }, make };
 }
 
 /** What the NBD server has to do with TLS. */

@@ -37,6 +37,7 @@ for (let i = 0; i < 16; i++) {
       backing_fails: i % 5 === 1,
       // Where the backing device fails, only a cache that writes back hides it.
       cache_mode: i % 5 === 1 ? "writeback" : CACHE_MODES[i % 4]!,
+      keeps_staged: i % 3 !== 0,
     },
   });
 }

@@ -6,6 +6,7 @@
 
 import { Engine, LIMITS, type Limits } from "../core/engine.ts";
 import { inspectCache, type OpenOptions, prepareCache } from "../core/media.ts";
+import { Staging } from "../core/staging.ts";
 import type { SimBacking } from "./sim_backing.ts";
 import type { SimMemory } from "./sim_memory.ts";
 
@@ -27,20 +28,23 @@ export class SimDevice {
     readonly backing: SimBacking,
     readonly options: OpenOptions,
     readonly limits: Limits = LIMITS,
+    /** Where staged keys outlive the process; null: nowhere. */
+    readonly staged: ArrayBuffer | null = null,
   ) {
-    this.engine = this.#open();
+    this.engine = this.#open(staged);
   }
 
-  #open(): Engine {
+  #open(staged: ArrayBuffer | null): Engine {
     const { memory, backing, now_ms, limits } = this;
     const cache = prepareCache(memory, inspectCache(memory, this.options));
-    return Engine.open({ memory, backing, cache, now_ms, limits });
+    const kept = staged === null ? {} : { staging: new Staging(staged, limits.staged_keys) };
+    return Engine.open({ memory, backing, cache, now_ms, limits, ...kept });
   }
 
-  /** The process is killed and the device created again. */
-  reopen(): void {
+  /** The process is killed and the device created again; without what was staged if `staged` is null. */
+  reopen(staged = this.staged): void {
     this.backing.abandon();
-    this.engine = this.#open();
+    this.engine = this.#open(staged);
   }
 
   /** Feeds the engine until `done`; throws when nothing moves any more. */

@@ -13,6 +13,7 @@ import { Engine, LIMITS, type Limits, type Status } from "../core/engine.ts";
 import { EIO } from "../core/errors.ts";
 import type { Geometry } from "../core/format.ts";
 import { inspectCache, prepareCache } from "../core/media.ts";
+import { Staging } from "../core/staging.ts";
 import { Model, type ModelRead, type ModelWrite } from "./model.ts";
 import { fillFor, Random } from "./random.ts";
 import { SimBacking } from "./sim_backing.ts";
@@ -40,6 +41,8 @@ export interface SimulationOptions {
   readonly cache_mode?: CacheMode;
   /** Backing writes and flushes fail now and then. No request may notice. */
   readonly backing_fails?: boolean;
+  /** Staged keys outlive the process: everything that was answered before a kill is there after it. */
+  readonly keeps_staged?: boolean;
 }
 
 /** What a simulation runs on, when it does not make it itself. */
@@ -121,6 +124,8 @@ export class Simulation {
   readonly #cache_mode: CacheMode;
   readonly #backing_fails: boolean;
   readonly #limits: Limits;
+  /** Null: staged keys go with the process. */
+  readonly #staged: ArrayBuffer | null;
   engine: Engine;
   now_ms = 1000;
   /** Requests begun so far. */
@@ -163,7 +168,9 @@ export class Simulation {
     this.backing = backing;
     this.model = model;
     this.#limits = limits;
-    this.engine = this.#open(this.memory, this.backing);
+    const staged_bytes = Staging.bytesFor(limits.staged_keys);
+    this.#staged = options.keeps_staged ? new ArrayBuffer(staged_bytes) : null;
+    this.engine = this.#open(this.memory, this.backing, this.#staged);
     this.#mood = this.#newMood();
     if (this.#backing_fails) {
       this.backing.fault = (kind) =>
@@ -188,7 +195,7 @@ export class Simulation {
     return this.#by_slot.size;
   }
 
-  #open(memory: SimMemory, backing: SimBacking): Engine {
+  #open(memory: SimMemory, backing: SimBacking, staged: ArrayBuffer | null): Engine {
     const options = {
       geometry: this.geometry,
       data_crc: this.#data_crc,
@@ -196,7 +203,8 @@ export class Simulation {
     };
     const cache = prepareCache(memory, inspectCache(memory, options));
     const limits = this.#limits;
-    return Engine.open({ memory, backing, cache, now_ms: this.now_ms, limits });
+    const kept = staged === null ? {} : { staging: new Staging(staged, limits.staged_keys) };
+    return Engine.open({ memory, backing, cache, now_ms: this.now_ms, limits, ...kept });
   }
 
   #newMood(): Mood {
@@ -529,6 +537,7 @@ export class Simulation {
     this.#replies.length = 0;
     this.backing.abandon();
     this.memory.dropBarrier();
+    if (this.#staged !== null) this.model.endFlush(this.model.beginFlush());
     this.model.adoptAfterCrash(this.#readCopy());
     this.#reopen();
     this.seen.drops++;
@@ -536,7 +545,7 @@ export class Simulation {
 
   #reopen(): void {
     this.countEngine();
-    this.engine = this.#open(this.memory, this.backing);
+    this.engine = this.#open(this.memory, this.backing, this.#staged);
   }
 
   /** Adds up what the engine has counted, and throws when it counted what cannot have been. */
@@ -566,7 +575,7 @@ export class Simulation {
     });
     memory.cache.set(this.memory.cache);
     const backing = new SimBacking(this.backing.bytes.slice(), memory.bytes, new Random(1));
-    const engine = this.#open(memory, backing);
+    const engine = this.#open(memory, backing, this.#staged?.slice() ?? null);
     const content = new Uint8Array(backing.size_bytes);
     const step = Math.min(2 * MIB, engine.max_request_bytes);
     for (let off = 0; off < content.length; off += step) {

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { LIMITS } from "../core/engine.ts";
 import { fillFor, Random } from "./random.ts";
 import { SimBacking } from "./sim_backing.ts";
 import { SimDevice } from "./sim_device.ts";
@@ -14,16 +15,19 @@ const MIB = 1024 * KIB;
 
 /** Segments of 256 KiB, and a backing device of 16 MiB filled with `fillFor(0)`. */
 export class SmallDevice extends SimDevice {
-  constructor({ segments = 32, data_crc = true, cheap = false } = {}) {
-    const memory = new SimMemory({
+  constructor(
+    { segments = 32, data_crc = true, cheap = false, staged = null as ArrayBuffer | null } = {},
+    memory = new SimMemory({
       cache_bytes: 0x5000 + segments * 256 * KIB,
       buffer_bytes: 8 * MIB,
       barrier_is_cheap: cheap,
-    });
+    }),
+  ) {
     const content = new Uint8Array(16 * MIB);
     fillFor(0, content);
     const geometry = { segment_bytes: 256 * KIB, min_cache_bytes: 0 };
-    super(memory, new SimBacking(content, memory.bytes, new Random(1)), { geometry, data_crc });
+    const backing = new SimBacking(content, memory.bytes, new Random(1));
+    super(memory, backing, { geometry, data_crc }, LIMITS, staged);
   }
 
   /** Flips one bit of each place on the cache device that holds the 64 bytes of `content` from `at` on. */

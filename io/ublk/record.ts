@@ -43,11 +43,24 @@ export function writeRecord(path: string, record: UblkRecord): void {
   Deno.renameSync(`${path}.new`, path);
 }
 
-/** Removes the record, if there is one. */
+/** Where the device's staged keys are, beside its record. */
+export function stagedPath(record_path: string): string {
+  return record_path.replace(/ublk$/, "staged");
+}
+
+/** The device has another name: takes everything that is noted of it there. */
+export function moveRecord(from: string, to: string): void {
+  Deno.renameSync(stagedPath(from), stagedPath(to));
+  Deno.renameSync(from, to);
+}
+
+/** Removes the record and the staged keys, if there are any. */
 export function removeRecord(path: string): void {
-  try {
-    Deno.removeSync(path);
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  for (const each of [path, stagedPath(path)]) {
+    try {
+      Deno.removeSync(each);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    }
   }
 }
