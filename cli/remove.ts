@@ -7,7 +7,16 @@
 import { CacheError } from "../core/errors.ts";
 import { callControl } from "../io/control_client.ts";
 import { BUSY } from "../io/control_protocol.ts";
-import { checkName, controlPath, isPublished, ProcessEnd, runRoot } from "../io/run_dir.ts";
+import {
+  checkName,
+  controlPath,
+  isPublished,
+  ProcessEnd,
+  reserveDevice,
+  runRoot,
+} from "../io/run_dir.ts";
+import { giveUpLeft } from "../io/ublk/open.ts";
+import { recordedNames } from "../io/ublk/record.ts";
 import { isGone, noDevice } from "./devices.ts";
 import { failedOn } from "./failure.ts";
 import type { Options } from "./options.ts";
@@ -17,6 +26,8 @@ import { DeviceProgress, terminalScreen } from "./progress.ts";
 /** How often `--retry` tries while the device is busy, and how long it waits in between (dmsetup's numbers). */
 const RETRY_COUNT = 25;
 const RETRY_PAUSE_MS = 200;
+const CANNOT_FLUSH =
+  "its process was killed, so nothing can be written back; create --recover takes its block device over";
 
 /** `remove NAME...`: goes on with the next device when one cannot be removed. */
 export async function run(names: string[], options: Options): Promise<boolean> {
@@ -36,13 +47,13 @@ export async function run(names: string[], options: Options): Promise<boolean> {
 }
 
 /**
- * Ends a device and waits until its process has let go of everything.
+ * Ends a device and waits until its process has let go of everything; of one whose process was killed, what it has left goes.
  *
  * @throws {CacheError} There is no such device, or it is busy.
  */
 export async function removeDevice(verb: string, name: string, options: Options): Promise<void> {
   const root = runRoot();
-  if (!isPublished(root, name)) throw noDevice(verb, name);
+  if (!isPublished(root, name)) return removeLeft(verb, root, name, options);
   const path = controlPath(root, name);
   const screen = options.flush ? terminalScreen() : null;
   const progress = screen === null ? null : new DeviceProgress(name, path, screen);
@@ -53,9 +64,27 @@ export async function removeDevice(verb: string, name: string, options: Options)
     await end.wait();
     progress?.finish("all data written back");
   } catch (error) {
-    throw isGone(error) ? noDevice(verb, name) : error;
+    if (!isGone(error)) throw error;
+    removeLeft(verb, root, name, options);
   } finally {
     progress?.stop();
+  }
+}
+
+/** No process answers under that name: only a block device may have been left. */
+function removeLeft(verb: string, root: string, name: string, options: Options): void {
+  if (!recordedNames(root).includes(name)) throw noDevice(verb, name);
+  if (options.flush) throw failedOn(verb, name, CANNOT_FLUSH);
+  try {
+    const reservation = reserveDevice(root, name, "");
+    try {
+      giveUpLeft(reservation, options.force === true);
+    } finally {
+      reservation.release();
+    }
+  } catch (error) {
+    if (!(error instanceof CacheError)) throw error;
+    throw failedOn(verb, name, error.message);
   }
 }
 

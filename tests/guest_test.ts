@@ -8,7 +8,7 @@ import { assertEquals } from "@std/assert";
 import { prepareGuest, runInGuest } from "./guest/guest.ts";
 
 /** Cases of the share. */
-const CASES = ["pmem"];
+const CASES = ["pmem", "recovery"];
 /** A guest that takes longer hangs. */
 const LIMIT_S = 800;
 
@@ -20,6 +20,11 @@ Deno.test("guest: a share of the cases passes on Debian's newest kernel", async 
     );
     return;
   }
-  const outcome = await runInGuest({ cases: CASES, suite, limit_s: LIMIT_S });
+  const outcome = await runInGuest({
+    cases: CASES,
+    suite,
+    limit_s: LIMIT_S,
+    env: { PCACHE_GUEST_SHARE: "1" },
+  });
   assertEquals(outcome?.failed, 0);
 });

@@ -16,6 +16,12 @@ const NO_QUEUE = 0xffff;
 const BUFFER_BYTES = 128;
 const ENOENT = 2;
 const FEATURE_BYTES = 8;
+const LOOK_MS = 5;
+
+/** Sleeps. Only while nothing is served. */
+export function pause(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+}
 
 /** An open control device. */
 export class UblkDriver implements Disposable {
@@ -55,6 +61,17 @@ export class UblkDriver implements Disposable {
   call(op: number, dev_id: number, buffer_bytes = 0, data = 0): number {
     this.begin(op, dev_id, buffer_bytes, data);
     return this.#ring.wait();
+  }
+
+  /** The same for one that may take long; null: it goes on after `limit_ms`. No other command may follow then. */
+  callWithin(op: number, dev_id: number, limit_ms: number): number | null {
+    this.begin(op, dev_id);
+    for (let left_ms = limit_ms; left_ms > 0; left_ms -= LOOK_MS) {
+      const ended = this.take();
+      if (ended !== null) return ended;
+      pause(LOOK_MS);
+    }
+    return this.take();
   }
 
   /** Begins a command that may need the device's loop to go on; `fd` is readable when it has ended, `take` says how. */

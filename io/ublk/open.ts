@@ -5,18 +5,17 @@
  */
 
 import { CacheError } from "../../core/errors.ts";
-import type { Arena } from "../arena.ts";
+import { Arena } from "../arena.ts";
 import { BUSY, type TableConfig } from "../control_protocol.ts";
 import { cString, EBUSY, libc, O_CLOEXEC, O_EXCL, O_NONBLOCK, result } from "../libc.ts";
 import type { Ring } from "../ring.ts";
 import { UringRing } from "../uring.ts";
-import { UblkDriver } from "./driver.ts";
+import { pause, UblkDriver } from "./driver.ts";
 import { CMD_TRY_STOP_DEV, F_SAFE_STOP_DEV, STATE_LIVE } from "./protocol.ts";
 import { readRecord, recordPath, removeRecord, type UblkRecord, writeRecord } from "./record.ts";
 import {
   blockPath,
   deleteDevice,
-  pause,
   stateOf,
   Target,
   type TargetSpec,
@@ -25,6 +24,8 @@ import {
 
 const QUIET_TRIES = 250;
 const QUIET_PAUSE_MS = 20;
+/** What the driver takes of an arena. */
+const CONTROL_BYTES = 4096;
 
 /** What is known of the device before it is opened. */
 export interface UblkPlace {
@@ -91,6 +92,28 @@ export function clearLeft(
   }
 }
 
+/**
+ * Gives up the block device that a killed process has left under a name which the caller has reserved, if there is one.
+ *
+ * @param force whoever uses it gets errors from now on
+ * @throws {CacheError} Somebody uses it, or the driver cannot be used.
+ */
+export function giveUpLeft(
+  home: { readonly name: string; readonly run_dir: string },
+  force: boolean,
+): void {
+  const path = recordPath(home);
+  if (readRecord(path) === null) return;
+  using cleanup = new DisposableStack();
+  const arena = new Arena({ cache_bytes: 0, buffer_bytes: 0, io_bytes: CONTROL_BYTES });
+  cleanup.defer(() => arena.close());
+  const driver = UblkDriver.open(arena);
+  if (typeof driver === "string") throw new CacheError(driver);
+  cleanup.use(driver);
+  const left = leftDevice(driver, path);
+  if (left !== null) giveUp(driver, left, path, force);
+}
+
 /** The block device that a killed process has left, if it is still there. */
 function leftDevice(driver: UblkDriver, path: string): UblkRecord | null {
   const record = readRecord(path);
@@ -112,9 +135,9 @@ function checkTable(left: UblkRecord, table: TableConfig): void {
 }
 
 /** Nobody answers its requests: whoever uses it would wait for ever, or find another device in its place. */
-function giveUp(driver: UblkDriver, left: UblkRecord, path: string): void {
+function giveUp(driver: UblkDriver, left: UblkRecord, path: string, force = false): void {
   const node = blockPath(left.dev_id);
-  if (!isQuiet(driver, left) || isOpen(driver, left)) {
+  if (!isQuiet(driver, left) || (!force && isOpen(driver, left))) {
     throw new CacheError(
       `${BUSY}: its block device ${node} is in use and waits for a process: ` +
         "create --recover takes it over",

@@ -24,6 +24,7 @@ export const CMD_GET_PARAMS = CONTROL_READ | 0x09;
 export const CMD_START_USER_RECOVERY = CONTROL_WRITE | 0x10;
 export const CMD_END_USER_RECOVERY = CONTROL_WRITE | 0x11;
 export const CMD_GET_FEATURES = CONTROL_READ | 0x13;
+export const CMD_DEL_DEV_ASYNC = CONTROL_READ | 0x14;
 export const CMD_TRY_STOP_DEV = CONTROL_WRITE | 0x17;
 
 // Commands of a device's queues.

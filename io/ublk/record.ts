@@ -21,6 +21,17 @@ export function recordPath(home: { name: string; run_dir: string }): string {
   return `${home.run_dir.slice(0, -home.name.length)}~${home.name}.ublk`;
 }
 
+/** Names of the devices that have a record in the run directory `root`. */
+export function recordedNames(root: string): string[] {
+  try {
+    const names = [...Deno.readDirSync(root)].map(({ name }) => /^~(.+)\.ublk$/.exec(name)?.[1]);
+    return names.filter((name) => name !== undefined).sort();
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return [];
+    throw error;
+  }
+}
+
 /** The record, or null when there is none. */
 export function readRecord(path: string): UblkRecord | null {
   let text;

@@ -8,6 +8,7 @@ import { CacheError, EINVAL } from "../../core/errors.ts";
 import {
   cString,
   EBUSY,
+  EOPNOTSUPP,
   errno,
   errorText,
   libc,
@@ -16,7 +17,7 @@ import {
   O_RDWR,
   result,
 } from "../libc.ts";
-import { ANY_DEVICE, type UblkDriver } from "./driver.ts";
+import { ANY_DEVICE, pause, type UblkDriver } from "./driver.ts";
 import * as ublk from "./protocol.ts";
 
 /** What a device is to be. */
@@ -43,8 +44,11 @@ const MAP_SHARED_POPULATE = 0x01 | 0x8000;
 /** udev may take a moment to make the node. */
 const NODE_TRIES = 100;
 const NODE_PAUSE_MS = 20;
+const DELETE_MS = 2000;
 const ENOENT = 2;
 const EACCES = 13;
+/** The kernel's own, for a command that it does not know. */
+const ENOTSUPP = 524;
 /** A process that was killed may take a moment to let go of its device. */
 const RECOVERY_TRIES = 500;
 
@@ -66,11 +70,6 @@ export function whyUnusable(driver: UblkDriver): string {
 function whatLacks(flags: number): string {
   const lacking = NEEDED.filter(([flag]) => (flags & flag) === 0).map(([, what]) => what);
   return lacking.length === 0 ? "" : `the kernel's ublk driver lacks ${lacking.join("; ")}`;
-}
-
-/** Sleeps. Only while nothing is served. */
-export function pause(ms: number): void {
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 }
 
 /** A device of the driver. Its process ends without deleting it unless `delete` is called: it can be taken over then. */
@@ -115,7 +114,7 @@ export class Target {
       }
       return target;
     } catch (error) {
-      driver.call(ublk.CMD_DEL_DEV, dev_id);
+      deleteDevice(driver, dev_id);
       throw error;
     }
   }
@@ -240,9 +239,16 @@ export class Target {
   }
 }
 
-/** Deletes a device that nobody serves. */
+/**
+ * Deletes a device that nobody serves; whoever has it open gets errors from now on. Kernels before 6.9 know only the command
+ * that waits until they have closed it: they go on with that by themselves.
+ */
 export function deleteDevice(driver: UblkDriver, dev_id: number): void {
-  check(driver.call(ublk.CMD_DEL_DEV, dev_id), `${blockPath(dev_id)}: deleting it`);
+  let failed: number | null = driver.call(ublk.CMD_DEL_DEV_ASYNC, dev_id);
+  if (failed === -EOPNOTSUPP || failed === -ENOTSUPP) {
+    failed = driver.callWithin(ublk.CMD_DEL_DEV, dev_id, DELETE_MS);
+  }
+  if (failed !== null) check(failed, `${blockPath(dev_id)}: deleting it`);
 }
 
 /** Path of a device's block device. */

@@ -4,8 +4,9 @@
  * @module
  */
 
-import { assert, assertEquals, assertMatch } from "@std/assert";
-import { MIB, must, Rig, run } from "../../device.ts";
+import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
+import { isRunning, MIB, must, Rig, run, until } from "../../device.ts";
+import { untilScanned } from "../block_device.ts";
 
 interface Info {
   node: string;
@@ -57,6 +58,9 @@ Deno.test("guest: a device is a block device, and says what it is", async () => 
   }
   await checkZeroing(rig, info.node, data);
 
+  assertMatch(await rig.ok("ls"), new RegExp(`^d\\t\\(${info.major}:${info.minor}\\)\n$`));
+  assertMatch(await rig.ok("deps", "-o", "devname"), /^2 dependencies\t: \(\w+\) \(\w+\)\n$/);
+
   // Whoever has it open is in the way.
   const user = Deno.openSync(info.node);
   const refused = await rig.pcache("remove", "d");
@@ -101,11 +105,52 @@ Deno.test("guest: file systems and partitions on a block device", async () => {
   }
 
   await must("sh", "-c", `echo 2048,4096 | /usr/sbin/sfdisk -q ${info.node}`);
+  const part = `${info.node}p1`;
+  await until(`${part} is there after sfdisk`, () => isThere(part));
   await rig.ok("remove", "--retry", "d");
+  await until(`${part} is gone`, async () => !await isThere(part));
   const table = `pcache ${rig.path("cache")} ${rig.path("backing")}`;
   await rig.ok("create", "d", "--frontend", "auto", "--table", table);
-  assertEquals(sysfs(await infoOf(rig), "ublkb0p1/start"), "2048");
+  // Newer kernels look for partitions after the start.
+  const { node } = await infoOf(rig);
+  await until(`${node}p1 is there after create`, () => isThere(`${node}p1`));
+  assertEquals(sysfs(await infoOf(rig), `${node.replace("/dev/", "")}p1/start`), "2048");
   await rig.ok("remove", "--retry", "d");
+});
+
+Deno.test("guest: fio finds what it wrote on a block device", async () => {
+  await using rig = Rig.make();
+  const { node } = await createUblk(rig);
+  const job = ["--name=j", `--filename=${node}`, "--direct=1", "--ioengine=libaio", "--iodepth=16"];
+  const shape = ["--rw=randwrite", "--bsrange=512-65536", "--size=16m", "--fsync=32"];
+  await must("/usr/bin/fio", ...job, ...shape, "--verify=crc32c", "--verify_fatal=1");
+  await rig.ok("remove", "--retry", "d");
+});
+
+Deno.test("guest: a removal by force leaves nobody waiting", async () => {
+  await using rig = Rig.make();
+  const { node, link } = await createUblk(rig);
+  using user = Deno.openSync(node);
+  await rig.ok("remove", "--force", "d");
+  assertThrows(() => user.readSync(new Uint8Array(4096)));
+  for (const path of [node, link, node.replace("ublkb", "ublkc")]) await assertGone(path);
+});
+
+Deno.test("guest: what a killed process has left is removed, unless somebody uses it", async () => {
+  await using rig = Rig.make();
+  const { node, pid } = await createUblk(rig);
+  await untilScanned(node);
+  Deno.kill(pid, "SIGKILL");
+  await until(`process ${pid} is gone`, () => !isRunning(pid));
+  assertMatch((await rig.pcache("remove", "--flush", "d")).stderr, /its process was killed/);
+  {
+    using _user = Deno.openSync(node);
+    assertMatch((await rig.pcache("remove", "d")).stderr, /busy: its block device .* is in use/);
+  }
+  await rig.ok("remove", "d");
+  await assertGone(node);
+  assertEquals([...Deno.readDirSync(rig.path("run"))].map(({ name }) => name), ["~lock"]);
+  assertMatch((await rig.pcache("remove", "d")).stderr, /No such device or address/);
 });
 
 /** Discards and zeroes parts of the device, which begins with `data`, and reads them. */
@@ -130,6 +175,9 @@ function readAt(path: string, off_bytes: number, len_bytes: number): Uint8Array 
 }
 
 async function assertGone(path: string): Promise<void> {
-  const found = await Deno.lstat(path).then(() => true, () => false);
-  assert(!found, `${path} is still there`);
+  assert(!await isThere(path), `${path} is still there`);
+}
+
+function isThere(path: string): Promise<boolean> {
+  return Deno.lstat(path).then(() => true, () => false);
 }
