@@ -22,6 +22,7 @@ A table is one line, in the kernel's form or in the short one:
 	<start> <length> pcache <cache_dev> <backing_dev> [<#args> <key> <value> ...]
 	pcache <cache_dev> <backing_dev> [<#args>] [<key> <value> ...]
 Keys: cache_mode writeback|writethrough|writearound|writeonly (the default is what the cache has,
-writeback for a new one); data_crc true|false (the default is false). Start is 0, length is in
-sectors of 512 bytes; the short form takes the whole backing device. A blank in a path: "\\ ".
+writeback for a new one); data_crc true|false (the default is false); eviction fifo|reinsert (the
+default is fifo). Start is 0, length is in sectors of 512 bytes; the short form takes the whole backing
+device. A blank in a path: "\\ ".
 The run directory is $PCACHE_RUN_DIR, else /run/pcache for root, else $XDG_RUNTIME_DIR/pcache.`;

@@ -83,7 +83,8 @@ export function statsText(name: string, stats: StatsReply): string {
     ],
     [
       "GC",
-      `${stats.segments_freed_per_s} segments/s, ${c.segments_freed} freed in ${c.gc_rounds} rounds`,
+      `${stats.segments_freed_per_s} segments/s, ${c.segments_freed} freed in ${c.gc_rounds} rounds, ` +
+      `eviction ${stats.eviction}, ${formatBytes(c.carried_bytes)} carried`,
     ],
     ["Checksums", `${c.checksum_failures} failures, ${c.healed} healed`],
     [

@@ -24,6 +24,7 @@ function makeStats(counters: Partial<Counters> = {}): StatsReply {
     cache_mode: "writeback",
     is_mode_settled: true,
     writeback_rate: null,
+    eviction: "fifo",
     requests_under_way: 3,
     requests_waiting: 2,
     dirty_age_ms: 1500,

@@ -24,6 +24,7 @@ export function tableConfig(table: Table, read_only: boolean): TableConfig {
     backing_path: devicePath(table.backing_dev),
     data_crc: table.data_crc,
     cache_mode: table.cache_mode,
+    eviction: table.eviction,
     length_sectors: table.length_sectors,
     read_only,
   };

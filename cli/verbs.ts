@@ -204,8 +204,8 @@ export const VERBS: readonly Verb[] = [
     name: "message",
     usage: "<device> <sector> <message>",
     help:
-      "Changes a setting: gc_percent 0..90, cache_mode MODE, writeback_rate BYTES|max|pause.\n" +
-      "Or has something done, and waits for it: flush (write back), drop_clean,\n" +
+      "Changes a setting: gc_percent 0..90, cache_mode MODE, writeback_rate BYTES|max|pause,\n" +
+      "eviction fifo|reinsert. Or has something done, and waits for it: flush (write back), drop_clean,\n" +
       "invalidate <start> <length>, scrub. The sector is not needed: use 0",
     min_args: 3,
     max_args: Infinity,

@@ -19,6 +19,7 @@ import { Buffers } from "./buffers.ts";
 import { CACHE_MODES, type CacheMode, modeNumber } from "./cache_mode.ts";
 import { Counters } from "./counters.ts";
 import { CacheError, OK } from "./errors.ts";
+import type { Eviction } from "./eviction.ts";
 import { ExtentIndex } from "./extent_index.ts";
 import { Fills } from "./fills.ts";
 import { Flushes } from "./flushes.ts";
@@ -69,6 +70,8 @@ export interface EngineOptions {
   readonly cache: OpenedCache;
   /** The mode from now on, stored with the cache; the one that is stored if left out. */
   readonly cache_mode?: CacheMode;
+  /** What becomes of clean data when GC comes to it: `fifo` if left out. It is not stored with the cache. */
+  readonly eviction?: Eviction;
   /** The time, in ms of any monotonic clock; the same one that `pump` is given. */
   readonly now_ms: number;
   /** Told how far the opening is. */
@@ -225,6 +228,7 @@ export class Engine {
       now_ms,
     );
     const engine = new Engine(state, replayed, limits);
+    engine.setEviction(options.eviction ?? "fifo");
     const mode = modeNumber(cache_mode);
     if (mode !== cache.info.mode) engine.#mode_wanted = mode; // the first turn stores it
     return engine;
@@ -420,13 +424,14 @@ export class Engine {
     this.#state.now_ms = now_ms;
     this.#state.log.now_ms = now_ms;
     this.#writes.allowKeys();
+    this.#gc.allowCarrying();
     this.#goOn();
     while (this.#step(now_ms));
   }
 
   /** How long after `now_ms` `pump` must be called again even if nothing happens; Infinity: not at all. */
   nextTimerMs(now_ms: number): number {
-    if (this.#writes.is_cut_short) return 0;
+    if (this.#writes.is_cut_short || this.#gc.is_cut_short) return 0;
     const due_ms = Math.min(this.#state.log.dueMs(), this.#writeback.dueMs());
     return Math.max(0, due_ms - now_ms);
   }
@@ -454,6 +459,16 @@ export class Engine {
     }
     this.#gc_percent_wanted = percent;
     this.#storeInfo();
+  }
+
+  /** What becomes of clean data when GC comes to it. */
+  get eviction(): Eviction {
+    return this.#state.carries ? "reinsert" : "fifo";
+  }
+
+  /** Sets what becomes of clean data when GC comes to it, until the cache is closed. */
+  setEviction(eviction: Eviction): void {
+    this.#state.carries = eviction === "reinsert";
   }
 
   /** What is done with writes and misses. */

@@ -19,7 +19,8 @@
  * own two words. The branches on the way there do not depend on what a leaf holds.
  *
  * Leaf: 31 starts in the subtree (16 bits each; 0xffff: unused), their number (16 bits), then two words an extent.
- * Word 0: first sector in the data area (15 bits), sectors less one (13 bits from bit 15), flags (from bit 28).
+ * Word 0: first sector in the data area (15 bits), sectors less one (13 bits from bit 15), flags (from bit 28), and how often the
+ * extent was read since it came in (2 bits from bit 30; counted up to `MAX_HITS`, where eviction asks for it).
  * Word 1: segment (20 bits) and its epoch (12 bits from bit 20), or the fill.
  * Directory: the leaves' bounds (16 bits each), then their numbers (32 bits each).
  *
@@ -62,6 +63,10 @@ const SECTORS_MASK = SUBTREE_SECTORS - 1;
 const CLEAN = 1 << 28;
 /** A range being read from the backing device. */
 const PLACEHOLDER = 1 << 29;
+const HITS_SHIFT = 30;
+/** Hits of an extent are counted up to here. */
+export const MAX_HITS = 3;
+const MOST_HITS = MAX_HITS;
 const SEGMENT_BITS = 20;
 const SEGMENT_MASK = (1 << SEGMENT_BITS) - 1;
 
@@ -281,6 +286,26 @@ export class ExtentIndex {
 
   isClean(extent: number): boolean {
     return (this.#word0(extent) & CLEAN) !== 0;
+  }
+
+  /** How often the extent was touched since it came in, up to `MAX_HITS`. */
+  hits(extent: number): number {
+    return this.#word0(extent) >>> HITS_SHIFT;
+  }
+
+  /** Counts a hit of a cached extent. */
+  touch(extent: number): void {
+    const { words } = this.#leaves;
+    const at = wordOf(extent);
+    const word = words[at]!;
+    if (word >>> HITS_SHIFT < MOST_HITS) words[at] = word + (1 << HITS_SHIFT);
+  }
+
+  /** Enters hits counted elsewhere into a cached extent. */
+  setHits(extent: number, hits: number): void {
+    const { words } = this.#leaves;
+    const at = wordOf(extent);
+    words[at] = (words[at]! & ~(MOST_HITS << HITS_SHIFT)) | (hits << HITS_SHIFT);
   }
 
   /** Whether the extent's bytes are still there: its segment was not freed since. */
@@ -520,7 +545,7 @@ export class ExtentIndex {
     const end = this.#end(extent);
     // A placeholder has no place: what it says there means nothing.
     const place = (words[at]! + (to - start)) & PLACE_MASK;
-    const flags = words[at]! & (CLEAN | PLACEHOLDER);
+    const flags = words[at]! & (CLEAN | PLACEHOLDER | (MOST_HITS << HITS_SHIFT));
     const word0 = place | ((end - to - 1) << SECTORS_SHIFT) | flags;
     if (start >= from) {
       this.#raiseBound(subtree, this.#entry + 1, to, end);

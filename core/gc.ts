@@ -5,12 +5,15 @@
  * then drops the references that the walked keys held. Segments left with none get a new generation at once, and are free
  * when a barrier has made that durable.
  *
+ * What is hot may be carried to the head before its key is dropped (`eviction.ts`).
+ *
  * Invariant: key tail <= dirty tail, on the media too: a round never passes the durable dirty tail.
  *
  * @module
  */
 
-import { keyGen, keySeg } from "./format.ts";
+import { Carrier } from "./eviction.ts";
+import { keyGen, keyLen, keyOff, keySeg, keySegOff, SECTOR_BYTES } from "./format.ts";
 import { LOG_END, LOG_KEYS, LogReader } from "./log_reader.ts";
 import type { EngineState } from "./state.ts";
 
@@ -20,6 +23,9 @@ const ROUND_KSETS = 64;
 /** The collector. */
 export class Gc {
   readonly #state: EngineState;
+  readonly #carrier: Carrier;
+  /** GC goes on in the next turn of the loop: this one has carried enough. */
+  #is_cut_short = false;
   readonly #reader: LogReader;
   /** Keys that the round under way gives up, by segment, and which segments have any. */
   readonly #dropped: Uint32Array;
@@ -35,11 +41,23 @@ export class Gc {
 
   constructor(state: EngineState) {
     this.#state = state;
+    this.#carrier = new Carrier(state);
     const { cache, memory } = state;
     this.#reader = new LogReader(cache, memory, cache.key_tail.seg, cache.key_tail.off);
     this.#dropped = new Uint32Array(cache.n_segs);
     this.#touched = new Uint32Array(cache.n_segs);
     this.#left = new Uint32Array(cache.n_segs);
+  }
+
+  /** A turn of the loop begins. */
+  allowCarrying(): void {
+    this.#carrier.allow();
+    this.#is_cut_short = false;
+  }
+
+  /** Whether the next turn is waited for. */
+  get is_cut_short(): boolean {
+    return this.#is_cut_short;
   }
 
   get is_busy(): boolean {
@@ -59,7 +77,11 @@ export class Gc {
       return true;
     }
     if (!this.#isNeeded(is_starved)) return freed;
-    return this.#walk(dirty_seg, dirty_off) || freed;
+    const { wants_space, is_reclaiming } = this.#state;
+    const carries = this.#state.carries && !is_starved && !wants_space && !is_reclaiming;
+    this.#is_cut_short = carries && this.#carrier.is_spent;
+    if (this.#is_cut_short) return freed;
+    return this.#walk(dirty_seg, dirty_off, carries) || freed;
   }
 
   #isNeeded(is_starved: boolean): boolean {
@@ -85,16 +107,18 @@ export class Gc {
   }
 
   /** Walks until a segment can be freed, or the round is full, or the dirty tail is met. False: there was nothing. */
-  #walk(dirty_seg: number, dirty_off: number): boolean {
+  #walk(dirty_seg: number, dirty_off: number, carries: boolean): boolean {
     const reader = this.#reader;
     let ksets = 0;
     let frees_segment = false;
     while (ksets < ROUND_KSETS && !frees_segment) {
+      if (carries && this.#carrier.is_spent) break;
       if (reader.seg === dirty_seg && reader.off === dirty_off) break;
       const kind = reader.reread();
       if (kind === LOG_END) return this.#state.failLog();
       if (kind === LOG_KEYS) {
         frees_segment = this.#countKeys();
+        if (carries) this.#visitKeys();
         ksets++;
       } else {
         this.#left[this.#left_count++] = reader.seg;
@@ -111,6 +135,20 @@ export class Gc {
     key_tail.store(reader.seg, reader.off);
     this.#tail_barrier = this.#state.barriers.cover();
     return true;
+  }
+
+  /** Offers the keys of the kset just read to the carrier. */
+  #visitKeys(): void {
+    const { words } = this.#reader;
+    const { generations } = this.#state.cache;
+    for (let i = 0; i < this.#reader.key_num; i++) {
+      const at = this.#reader.keyAt(i);
+      const seg = keySeg(words, at);
+      if (keyGen(words, at) !== generations.get(seg)) continue;
+      const sector = keyOff(words, at) / SECTOR_BYTES;
+      const sectors = keyLen(words, at) / SECTOR_BYTES;
+      this.#carrier.visit(sector, sectors, seg, keySegOff(words, at) / SECTOR_BYTES);
+    }
   }
 
   /** Counts the keys of the kset just read. Returns whether a segment has none left. */

@@ -103,6 +103,7 @@ export class Reads implements FillWaiter {
     pieces.addr[piece] = addr;
     pieces.seg[piece] = seg;
     segments.pin(seg);
+    if (this.#state.carries) index.touch(extent);
     this.#state.answer(slot, NO_ERROR);
     return true;
   }
@@ -188,6 +189,7 @@ export class Reads implements FillWaiter {
         this.#state.counters.placeholders_waited++;
         this.#waitFor(slot, index.fill(extent), sector, stop);
       } else if (this.#verify(extent)) {
+        if (this.#state.carries) index.touch(extent);
         this.#hit(slot, index.segment(extent), index.place(extent) + sector - start, sector, stop);
       } else {
         this.#state.counters.checksum_failures++;

@@ -50,6 +50,8 @@ export class EngineState {
   /** GC takes every kset off the log that has been written back. */
   is_reclaiming = false;
   is_closing = false;
+  /** Clean extents that were read are carried to the head when GC comes to them, and hits are counted for it. */
+  carries = false;
   /** Most sectors of one key. */
   readonly max_key_sectors: number;
 

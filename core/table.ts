@@ -16,6 +16,7 @@
 
 import { CACHE_MODES, type CacheMode, isCacheMode } from "./cache_mode.ts";
 import { CacheError } from "./errors.ts";
+import { type Eviction, EVICTIONS, isEviction } from "./eviction.ts";
 import { SECTOR_BYTES } from "./format.ts";
 import { isNbdUri, parseNbdUri } from "./nbd_uri.ts";
 
@@ -30,6 +31,7 @@ export const MAX_TABLE_CHARS = 65536;
 export const TABLE_KEYS = {
   cache_mode: CACHE_MODES,
   data_crc: ["true", "false"],
+  eviction: EVICTIONS,
 } as const;
 /** Most words of options: each key and its value. */
 const MAX_OPTION_WORDS = 2 * Object.keys(TABLE_KEYS).length;
@@ -48,6 +50,8 @@ export interface Table {
   readonly cache_mode: CacheMode | null;
   /** Whether keys carry a checksum of their data. */
   readonly data_crc: boolean;
+  /** What becomes of clean data when GC comes to it. */
+  readonly eviction: Eviction;
 }
 
 /** Where a table's text came from; it is named in messages. */
@@ -98,6 +102,8 @@ export function formatParams(table: Table): string {
   const devices = `${escapeWord(table.cache_dev)} ${escapeWord(table.backing_dev)}`;
   const options = ["data_crc", `${table.data_crc}`];
   if (table.cache_mode !== null) options.unshift("cache_mode", table.cache_mode);
+  // The kernel does not know the key: a table without it is one that the kernel takes.
+  if (table.eviction !== "fifo") options.push("eviction", table.eviction);
   return `${devices} ${options.length} ${options.join(" ")}`;
 }
 
@@ -189,10 +195,11 @@ function takeOptionWords(words: string[], is_count_wanted: boolean): string[] {
   return options;
 }
 
-function parseOptions(words: string[]): Pick<Table, "cache_mode" | "data_crc"> {
+function parseOptions(words: string[]): Pick<Table, "cache_mode" | "data_crc" | "eviction"> {
   const seen = new Set<string>();
   let data_crc = false;
   let cache_mode: CacheMode | null = null;
+  let eviction: Eviction = "fifo";
   for (let i = 0; i < words.length; i += 2) {
     const key = words[i]!;
     const value = words[i + 1];
@@ -203,9 +210,10 @@ function parseOptions(words: string[]): Pick<Table, "cache_mode" | "data_crc"> {
     }
     seen.add(key);
     if (key === "cache_mode") cache_mode = parseCacheMode(value);
+    else if (key === "eviction") eviction = parseEviction(value);
     else data_crc = parseDataCrc(value);
   }
-  return { cache_mode, data_crc };
+  return { cache_mode, data_crc, eviction };
 }
 
 function isTableKey(word: string): word is keyof typeof TABLE_KEYS {
@@ -216,6 +224,13 @@ function parseCacheMode(value: string): CacheMode {
   if (isCacheMode(value)) return value;
   throw new CacheError(
     `Invalid cache mode parameter: "${value}", wanted ${CACHE_MODES.join(", ")}`,
+  );
+}
+
+function parseEviction(value: string): Eviction {
+  if (isEviction(value)) return value;
+  throw new CacheError(
+    `Invalid eviction parameter: "${value}", wanted ${EVICTIONS.join(" or ")}`,
   );
 }
 
@@ -230,7 +245,9 @@ function parseDataCrc(value: string): boolean {
 function unknownOption(key: string): CacheError {
   const hint = key === "crc" ? ' (the kernel prints "crc" where "data_crc" is meant)' : "";
   return new CacheError(
-    `Unrecognised cache option requested: "${key}", wanted cache_mode or data_crc${hint}`,
+    `Unrecognised cache option requested: "${key}", wanted ${
+      Object.keys(TABLE_KEYS).join(", ")
+    }${hint}`,
   );
 }
 

@@ -16,6 +16,7 @@ const PLAIN: Table = {
   backing_dev: "/b",
   cache_mode: null,
   data_crc: false,
+  eviction: "fifo",
 };
 
 const GOOD: [name: string, text: string, wanted: Table][] = [
@@ -33,6 +34,8 @@ const GOOD: [name: string, text: string, wanted: Table][] = [
     ...PLAIN,
     cache_mode: "writethrough",
   }],
+  ["eviction", "pcache /c /b eviction reinsert", { ...PLAIN, eviction: "reinsert" }],
+  ["eviction fifo", "pcache /c /b 4 data_crc true eviction fifo", { ...PLAIN, data_crc: true }],
   ["blanks, tabs and comments", "\n# a comment\n \t pcache\t/c   /b \r\n\n", PLAIN],
   ["a path with a blank", "pcache /a\\ b /b\\\\c", {
     ...PLAIN,
@@ -90,8 +93,8 @@ const BAD: [text: string, message: string][] = [
     "Invalid number of cache option arguments: 0 announced, 2 given",
   ],
   [
-    "0 8 pcache /c /b 6 cache_mode writeback data_crc true data_crc true",
-    "Invalid number of cache option arguments: 6 announced, 6 given",
+    "0 8 pcache /c /b 8 cache_mode writeback data_crc true eviction fifo data_crc true",
+    "Invalid number of cache option arguments: 8 announced, 8 given",
   ],
   [
     "pcache /c /b data_crc true data_crc false",
@@ -101,6 +104,7 @@ const BAD: [text: string, message: string][] = [
   ["0 8 pcache /c /b 1 data_crc", "Missing value for data_crc"],
   ["pcache /c /b data_crc", "Missing value for data_crc"],
   ["0 8 pcache /c /b 2 cache_mode through", 'Invalid cache mode parameter: "through"'],
+  ["0 8 pcache /c /b 2 eviction lru", 'Invalid eviction parameter: "lru"'],
   ["0 8 pcache /c /b 2 data_crc yes", 'Invalid data crc parameter: "yes"'],
   ["0 8 pcache /c /b 2 nonesuch 1", 'Unrecognised cache option requested: "nonesuch"'],
   ["0 8 pcache /c /b 1 nonesuch", 'Unrecognised cache option requested: "nonesuch"'],

@@ -12,6 +12,7 @@
 import { assert } from "../core/assert.ts";
 import { Acceptor } from "./acceptor.ts";
 import { CACHE_MODES, type CacheMode, isCacheMode } from "../core/cache_mode.ts";
+import { type Eviction, EVICTIONS, isEviction } from "../core/eviction.ts";
 import { CacheError } from "../core/errors.ts";
 import {
   type ControlReply,
@@ -369,6 +370,7 @@ function tableConfig(value: unknown): TableConfig {
     backing_path: text(table, "backing_path"),
     data_crc: bool(table, "data_crc"),
     cache_mode: cacheMode(table.cache_mode),
+    eviction: eviction(table.eviction),
     length_sectors: table.length_sectors === null ? null : whole(table, "length_sectors"),
     read_only: bool(table, "read_only"),
   };
@@ -379,6 +381,13 @@ function cacheMode(value: unknown): CacheMode | null {
   if (typeof value === "string" && isCacheMode(value)) return value;
   throw new CacheError(
     `cache_mode ${JSON.stringify(value)}: null or ${CACHE_MODES.join(", ")} is wanted`,
+  );
+}
+
+function eviction(value: unknown): Eviction {
+  if (typeof value === "string" && isEviction(value)) return value;
+  throw new CacheError(
+    `eviction ${JSON.stringify(value)}: ${EVICTIONS.join(" or ")} is wanted`,
   );
 }
 

@@ -7,6 +7,7 @@
 
 import type { CacheMode } from "../core/cache_mode.ts";
 import type { Counters } from "../core/counters.ts";
+import type { Eviction } from "../core/eviction.ts";
 import type { LatencyReport } from "../core/latencies.ts";
 import type { PaceReport } from "./pace.ts";
 
@@ -52,6 +53,7 @@ export interface TableConfig {
   data_crc: boolean;
   /** null: the mode that the cache has, writeback for a new one. */
   cache_mode: CacheMode | null;
+  eviction: Eviction;
   /** Size of the cached device, in sectors of 512 bytes; null: the whole backing device. */
   length_sectors: number | null;
   read_only: boolean;
@@ -158,6 +160,7 @@ export interface StatsReply extends PaceReport {
   is_mode_settled: boolean;
   /** Bytes a second that write-back may write where nobody waits for it; 0: it pauses, null: as many as it can. */
   writeback_rate: number | null;
+  eviction: Eviction;
   /** Requests that are not answered, and of these the ones that wait for space. */
   requests_under_way: number;
   requests_waiting: number;

@@ -155,8 +155,9 @@ function openSteps(
   tell({ event: "progress", text: inspection.fresh ? "new cache" : "reading the log" });
   const now_ms = performance.now();
   const onRead = readingTeller(() => measureLog(cache, memory), tell);
+  const { eviction } = config;
   const parts = { memory, backing: backing.device, cache, now_ms, onRead, ...cache_mode };
-  const engine_parts = { ...parts, ...frontend.staged };
+  const engine_parts = { ...parts, ...frontend.staged, eviction };
   const engine = naming("pcache", config.cache_path, () => Engine.open(engine_parts));
   return new Device(shell, config, {
     ...{ arena, ring, memory, cache_file, backing, engine, control_fd, frontend, devices },
@@ -486,6 +487,7 @@ class Device {
     if (this.#inactive !== null) {
       this.#served.read_only = this.#inactive.read_only;
       if (this.#inactive.cache_mode !== null) this.#engine.setCacheMode(this.#inactive.cache_mode);
+      this.#engine.setEviction(this.#inactive.eviction);
     }
     this.#inactive = null;
     this.#suspension.end();
@@ -543,14 +545,15 @@ class Device {
   #table(is_inactive: boolean): ControlReply {
     const length_sectors = this.#engine.size_bytes / SECTOR_BYTES;
     const table = tableOf(this.#config);
-    const live_mode = this.#engine.cache_mode;
+    const live = { cache_mode: this.#engine.cache_mode, eviction: this.#engine.eviction };
     if (is_inactive) {
       if (this.#inactive === null) return { ok: true, table: "" };
-      const cache_mode = this.#inactive.cache_mode ?? live_mode;
-      return { ok: true, table: formatTable({ ...table, cache_mode }, length_sectors) };
+      const { eviction } = this.#inactive;
+      const cache_mode = this.#inactive.cache_mode ?? live.cache_mode;
+      return { ok: true, table: formatTable({ ...table, cache_mode, eviction }, length_sectors) };
     }
     if (this.#is_wiped) return { ok: true, table: `0 ${length_sectors} error ` };
-    return { ok: true, table: formatTable({ ...table, cache_mode: live_mode }, length_sectors) };
+    return { ok: true, table: formatTable({ ...table, ...live }, length_sectors) };
   }
 
   #status(is_inactive: boolean): ControlReply {
@@ -613,6 +616,7 @@ class Device {
       cache_mode: engine.cache_mode,
       is_mode_settled: engine.is_mode_settled,
       writeback_rate: engine.writeback_rate === Infinity ? null : engine.writeback_rate,
+      eviction: engine.eviction,
       requests_under_way: engine.requests_in_use,
       requests_waiting: engine.waitingCount(),
       ...this.#pace.report(performance.now()),

@@ -83,6 +83,7 @@ export async function serve(options: ServeOptions): Promise<ServedDevice> {
         backing_path: isNbdUri(backing_path) ? backing_path : absolutePath(backing_path),
         data_crc: options.data_crc ?? false,
         cache_mode: options.cache_mode ?? null,
+        eviction: "fifo",
         length_sectors: null,
         read_only: options.read_only ?? false,
       },

@@ -7,9 +7,13 @@
 import { CACHE_MODES, isCacheMode } from "../core/cache_mode.ts";
 import type { Engine } from "../core/engine.ts";
 import { CacheError } from "../core/errors.ts";
+import { EVICTIONS, isEviction } from "../core/eviction.ts";
 
 /** What settings are made on. */
-export type SettableEngine = Pick<Engine, "setGcPercent" | "setWritebackRate" | "setCacheMode">;
+export type SettableEngine = Pick<
+  Engine,
+  "setGcPercent" | "setWritebackRate" | "setCacheMode" | "setEviction"
+>;
 
 /** By word: checks the value and sets it. */
 const SETTINGS: Readonly<Record<string, (engine: SettableEngine, value: string) => void>> = {
@@ -32,6 +36,12 @@ const SETTINGS: Readonly<Record<string, (engine: SettableEngine, value: string) 
       throw new CacheError(`cache_mode ${value}, but it must be one of ${CACHE_MODES.join(", ")}`);
     }
     engine.setCacheMode(value);
+  },
+  eviction: (engine, value) => {
+    if (!isEviction(value)) {
+      throw new CacheError(`eviction ${value}, but it must be ${EVICTIONS.join(" or ")}`);
+    }
+    engine.setEviction(value);
   },
 };
 

@@ -20,6 +20,7 @@ export function tableOf(config: TableConfig): Table {
     cache_dev: config.cache_path,
     backing_dev: config.backing_path,
     cache_mode: config.cache_mode,
+    eviction: config.eviction,
     data_crc: config.data_crc,
   };
 }

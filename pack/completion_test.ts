@@ -32,7 +32,7 @@ const CASES: [line: string, offered: string[]][] = [
   ['pcache create vol --table "pc', ["pcache"]],
   ['pcache create vol --table "pcache tab', ["table one", "table two"]],
   ['pcache create vol --table "pcache /a ', ["cache/", "table one", "table two"]],
-  ['pcache create vol --table "pcache /a /b ', ["cache_mode", "data_crc"]],
+  ['pcache create vol --table "pcache /a /b ', ["cache_mode", "data_crc", "eviction"]],
   ['pcache create vol --table "0 8 pcache /a /b da', ["data_crc"]],
   ['pcache create vol --table "pcache /a /b data_crc ', ["false", "true"]],
   ['pcache create vol --table "pcache /a /b 4 cache_mode ', [...CACHE_MODES]],

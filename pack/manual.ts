@@ -136,6 +136,9 @@ but what is read from the backing device is not cached.`,
   data_crc:
     `A checksum for each key's data, verified before a byte leaves the cache. It is chosen when the
 cache is made, and stays. The default is \\fBfalse\\fR.`,
+  eviction: `What becomes of clean data when GC comes to it: \\fBfifo\\fR drops it, oldest first;
+\\fBreinsert\\fR keeps what was read since it came in. It is not kept in the cache device. The default is
+\\fBfifo\\fR.`,
 };
 
 const DESCRIPTION = String.raw`

@@ -35,6 +35,7 @@ for (let i = 0; i < 16; i++) {
       barriers_are_asynchronous: i < 8,
       barrier_is_cheap: i >= 12,
       backing_fails: i % 5 === 1,
+      eviction: i % 2 === 0 ? "reinsert" : "fifo",
       // Where the backing device fails, only a cache that writes back hides it.
       cache_mode: i % 5 === 1 ? "writeback" : CACHE_MODES[i % 4]!,
       keeps_staged: i % 3 !== 0,

@@ -9,6 +9,7 @@
  */
 
 import { CACHE_MODES, type CacheMode } from "../core/cache_mode.ts";
+import type { Eviction } from "../core/eviction.ts";
 import { Engine, LIMITS, type Limits, type Status } from "../core/engine.ts";
 import { EIO } from "../core/errors.ts";
 import type { Geometry } from "../core/format.ts";
@@ -37,6 +38,8 @@ export interface SimulationOptions {
   readonly data_crc: boolean;
   readonly barriers_are_asynchronous: boolean;
   readonly barrier_is_cheap: boolean;
+  /** `fifo` if left out. */
+  readonly eviction?: Eviction;
   /** What a new cache gets: writeback if left out. */
   readonly cache_mode?: CacheMode;
   /** Backing writes and flushes fail now and then. No request may notice. */
@@ -122,6 +125,7 @@ export class Simulation {
   readonly geometry: Geometry;
   readonly #data_crc: boolean;
   readonly #cache_mode: CacheMode;
+  readonly #eviction: Eviction;
   readonly #backing_fails: boolean;
   readonly #limits: Limits;
   /** Null: staged keys go with the process. */
@@ -141,6 +145,8 @@ export class Simulation {
     mode_changes: 0,
     /** Bytes written around the cache. */
     around: 0,
+    /** Bytes carried to the head. */
+    carried: 0,
     fills: 0,
     fills_not_kept: 0,
     segments_freed: 0,
@@ -162,6 +168,7 @@ export class Simulation {
     this.geometry = { segment_bytes: options.segment_bytes, min_cache_bytes: 0 };
     this.#data_crc = options.data_crc;
     this.#cache_mode = options.cache_mode ?? "writeback";
+    this.#eviction = options.eviction ?? "fifo";
     this.#backing_fails = options.backing_fails ?? false;
     const { memory, backing, model, limits } = parts ?? this.#newParts(options);
     this.memory = memory;
@@ -203,8 +210,9 @@ export class Simulation {
     };
     const cache = prepareCache(memory, inspectCache(memory, options));
     const limits = this.#limits;
+    const eviction = this.#eviction;
     const kept = staged === null ? {} : { staging: new Staging(staged, limits.staged_keys) };
-    return Engine.open({ memory, backing, cache, now_ms: this.now_ms, limits, ...kept });
+    return Engine.open({ memory, backing, cache, now_ms: this.now_ms, limits, eviction, ...kept });
   }
 
   #newMood(): Mood {
@@ -553,6 +561,7 @@ export class Simulation {
     const { counters } = this.engine;
     this.seen.fills += counters.fills;
     this.seen.around += counters.around_bytes;
+    this.seen.carried += counters.carried_bytes;
     this.seen.fills_not_kept += counters.fills_not_kept;
     this.seen.segments_freed += counters.segments_freed;
     this.seen.writeback_zeroed += counters.writeback_zeroed_bytes;

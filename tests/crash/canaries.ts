@@ -226,6 +226,18 @@ export const CANARIES: readonly Canary[] = [
     replace: "return this.flushed <= this.#settled_at + appended;",
   },
   {
+    name: "what is carried to the head is logged without its bytes",
+    file: "eviction.ts",
+    find: "      memory.copy(to_addr, from_addr, taken_sectors * SECTOR_BYTES);\n",
+    replace: "      memory.copy(to_addr, from_addr, 0);\n",
+  },
+  {
+    name: "what is carried to the head may have been overwritten",
+    file: "eviction.ts",
+    find: "      const is_part = !index.isPlaceholder(extent) && index.isLive(extent) &&",
+    replace: "      const is_part = true || index.isLive(extent) &&",
+  },
+  {
     name: "init done is written before the rest of a format is durable",
     file: "media.ts",
     find: "  formatSegments(memory, cache);\n  memory.barrierSync();\n",

@@ -157,6 +157,7 @@ export class Explorer {
       device_bytes: device_sectors * SECTOR,
       data_crc,
       cache_mode: this.#shape.cache_mode ?? "writeback",
+      eviction: this.#shape.eviction ?? "fifo",
       barriers_are_asynchronous: slow_barriers,
       barrier_is_cheap: medium === "pmem",
     };

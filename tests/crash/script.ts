@@ -5,6 +5,7 @@
  */
 
 import { CACHE_MODES, type CacheMode } from "../../core/cache_mode.ts";
+import type { Eviction } from "../../core/eviction.ts";
 import type { Medium } from "./crash_memory.ts";
 import type { Random } from "../random.ts";
 import type { Simulation } from "../simulation.ts";
@@ -31,6 +32,7 @@ export type Operation =
   | { readonly do: "settle" }
   | { readonly do: "gc_percent"; readonly percent: number }
   | { readonly do: "cache_mode"; readonly mode: CacheMode }
+  | { readonly do: "eviction"; readonly policy: Eviction }
   /** A clean stop and start; everything is written back. */
   | { readonly do: "reopen" | "drain" }
   /** Crash states are looked at from here on, or not. */
@@ -46,6 +48,7 @@ export interface Shape {
   readonly slow_barriers: boolean;
   /** What the cache is made with: writeback if left out. */
   readonly cache_mode?: CacheMode;
+  readonly eviction?: Eviction;
 }
 
 export interface Script {
@@ -109,6 +112,9 @@ export function perform(simulation: Simulation, operation: Operation): void {
     case "gc_percent":
       simulation.engine.setGcPercent(operation.percent);
       break;
+    case "eviction":
+      simulation.engine.setEviction(operation.policy);
+      break;
     case "cache_mode":
       simulation.engine.setCacheMode(operation.mode);
       break;
@@ -145,7 +151,8 @@ function shape(
 /** Something random: several clients, re-opens, a changed gc_percent, a changed mode. */
 export function randomScript(random: Random): Script {
   const cache_mode = random.chance(0.4) ? "writeback" : random.pick(CACHE_MODES);
-  const shape = { ...random.pick(SHAPES), cache_mode };
+  const eviction: Eviction = random.chance(0.5) ? "reinsert" : "fifo";
+  const shape = { ...random.pick(SHAPES), cache_mode, eviction };
   const mode_changes = random.pick([0, 0.03]);
   const operations: Operation[] = [];
   const most = random.pick([20, 60, 150]);
@@ -632,6 +639,35 @@ export const SCRIPTS: readonly Script[] = [
     ),
   ], { segments: 6 }),
   ...MODE_SCRIPTS,
+  ...onBoth("what was read is carried to the head, and written over meanwhile", [
+    { do: "gc_percent", percent: 0 },
+    ...repeat(
+      2,
+      { do: "read", at: 0, sectors: 8 },
+      { do: "settle" },
+      { do: "read", at: 2, sectors: 4 },
+      { do: "settle" },
+      { do: "read", at: 2, sectors: 4 },
+      { do: "settle" },
+    ),
+    EXPLORE,
+    ...repeat(
+      3,
+      { do: "write", at: 10, sectors: 8 },
+      { do: "settle" },
+      { do: "flush" },
+      { do: "wait", ms: 50 },
+      { do: "steps", count: 6 },
+      { do: "write", at: 3, sectors: 2 },
+      { do: "read", at: 0, sectors: 12 },
+      { do: "settle" },
+      ...FLUSH,
+      { do: "drain" },
+    ),
+    { do: "eviction", policy: "fifo" },
+    { do: "write", at: 0, sectors: 2 },
+    { do: "drain" },
+  ], { eviction: "reinsert", device_sectors: 24, segments: 10 }),
   {
     name: "gc_percent is changed again while it is being stored",
     shape: shape("pmem", 7, 16, true, true),

@@ -1,0 +1,99 @@
+/** Eviction, through the engine: what GC carries to the head, and what it does not. */
+
+import { assert, assertEquals } from "@std/assert";
+import { content, HandDevice } from "../tests/hand_device.ts";
+
+const KIB = 1024;
+const BLOCK = 16 * KIB;
+
+/** A device of 16 segments of 256 KiB, of which GC lets 8 be held. */
+function makeDevice(data_crc = true): HandDevice {
+  const device = new HandDevice({ barrier_is_cheap: true, data_crc });
+  device.engine.setGcPercent(50);
+  device.engine.setEviction("reinsert");
+  return device;
+}
+
+function read(device: HandDevice, block: number): Uint8Array {
+  const { errno, bytes } = device.read(block * BLOCK, BLOCK);
+  assertEquals(errno, 0);
+  return bytes;
+}
+
+/** Whether a read of the block is answered without the backing device. */
+function isHit(device: HandDevice, block: number): boolean {
+  const before = device.backing.ended.read;
+  read(device, block);
+  return device.backing.ended.read === before;
+}
+
+let scanned = 0;
+
+/** Reads blocks that nobody reads again for long, `count` of them. */
+function scan(device: HandDevice, count: number): void {
+  for (let i = 0; i < count; i++) {
+    read(device, 200 + scanned++ % 800);
+    device.now_ms += 1000; // the log is committed, write-back passes it
+    device.settle();
+  }
+}
+
+for (const data_crc of [false, true]) {
+  Deno.test(`a scan goes through, and what is read again and again stays, data_crc ${data_crc}`, () => {
+    const device = makeDevice(data_crc);
+    for (let n = 0; n < 30; n++) {
+      for (const hot of [1, 2, 3]) {
+        assertEquals(
+          read(device, hot),
+          content(0, 16 * 1024 * KIB).slice(hot * BLOCK, (hot + 1) * BLOCK),
+        );
+      }
+      scan(device, 20);
+    }
+    const { carried_bytes, fills } = device.engine.counters;
+    assert(carried_bytes > 0 && carried_bytes < fills * BLOCK / 4, `${carried_bytes} carried`);
+    assertEquals([1, 2, 3].map((block) => isHit(device, block)), [true, true, true]);
+    device.engine.setEviction("fifo");
+    scan(device, 300);
+    assertEquals([1, 2, 3].map((block) => isHit(device, block)), [false, false, false]);
+    assertEquals(device.engine.counters.carried_bytes, carried_bytes);
+  });
+}
+
+Deno.test("when everything is hot, GC still gives space back", () => {
+  const device = makeDevice();
+  for (let n = 0; n < 600; n++) {
+    for (let times = 0; times < 4; times++) read(device, n % 200);
+    device.now_ms += 1000;
+    device.settle();
+  }
+  const { segments_freed, fills_not_kept } = device.engine.counters;
+  assert(segments_freed > 20, `${segments_freed} freed`);
+  assertEquals(fills_not_kept, 0);
+});
+
+Deno.test("what was overwritten is not carried, and what is dirty comes to the backing device", () => {
+  const device = makeDevice();
+  for (let n = 0; n < 12; n++) {
+    for (let times = 0; times < 3; times++) read(device, 7);
+    assertEquals(device.write(7 * BLOCK + 512, content(n, 512)), 0);
+    scan(device, 40);
+    assertEquals(read(device, 7).slice(512, 1024), content(n, 512));
+  }
+  device.drain();
+  const from = 7 * BLOCK + 512;
+  assertEquals(device.backing.bytes.slice(from, from + 512), content(11, 512));
+});
+
+Deno.test("after a restart what was carried is there", () => {
+  const device = makeDevice();
+  for (let n = 0; n < 20; n++) {
+    for (let times = 0; times < 2; times++) read(device, 5);
+    scan(device, 20);
+  }
+  assert(device.engine.counters.carried_bytes > 0);
+  device.flush();
+  device.reopen();
+  assertEquals(device.engine.eviction, "fifo", "it is the table's to say");
+  assertEquals(isHit(device, 5), true);
+});
