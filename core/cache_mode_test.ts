@@ -284,3 +284,16 @@ for (const mode of ["writethrough", "writearound"] as const) {
     assertEquals(dirty_tail, key_head);
   });
 }
+
+Deno.test("writearound: a clean stop flushes what went around the cache", () => {
+  const device = new HandDevice({ cache_mode: "writearound" });
+  device.settle();
+  assertEquals(device.write(0, content(1, 4 * KIB)), 0);
+  assertEquals(device.engine.counters.around_bytes, 4 * KIB);
+  const { flush } = device.backing.ended;
+  device.engine.close();
+  assertEquals(device.engine.isClosed(), false);
+  device.settle();
+  assertEquals(device.engine.isClosed(), true);
+  assertEquals(device.backing.ended.flush, flush + 1);
+});

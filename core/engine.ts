@@ -570,7 +570,7 @@ export class Engine {
       this.#fills.in_use > 0;
   }
 
-  /** Begins a clean stop: commits the log, starts no new write-back or GC. Pump until `isClosed`. */
+  /** Begins a clean stop: commits the log, flushes what went around it, starts no new write-back or GC. Pump until `isClosed`. */
   close(): void {
     this.#goOn();
     this.#state.is_closing = true;
@@ -593,6 +593,7 @@ export class Engine {
     if (!is_closing || barriers.is_under_way || this.#writeback.is_under_way) return false;
     if (this.#state.backing_flushes.is_under_way) return false;
     if (barriers.has_failed) return true;
+    if (!this.#state.backing_flushes.hasEnded(this.#state.arounds.flush)) return false;
     return log.durable === log.appended && this.#writeback.is_idle && !this.#gc.is_busy &&
       barriers.isDone(this.#info_barrier);
   }
@@ -614,6 +615,7 @@ export class Engine {
       state.barriers.isDone(this.#info_barrier);
     any = this.#flushes.step() || any;
     any = this.#writeback.step(is_starved) || any;
+    if (state.is_closing) state.backing_flushes.want(state.arounds.flush);
     any = state.backing_flushes.step() || any;
     const { durable_seg, durable_off } = this.#writeback;
     any = this.#gc.step(is_starved, durable_seg, durable_off) || any;

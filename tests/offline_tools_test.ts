@@ -6,8 +6,9 @@
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { createHash } from "node:crypto";
-import { type Ended, MIB, Rig } from "./device.ts";
+import { type Ended, MIB, Rig, until } from "./device.ts";
 import { readExpected, unpackImage } from "./kernel_images.ts";
+import { NbdClient } from "./nbd_client.ts";
 
 const EXPECTED = readExpected("k2-dirty");
 
@@ -121,6 +122,41 @@ Deno.test("damaged data is found by check --data alone, and keeps write-back fro
   assert(damaged_bytes > 0 && damaged_bytes <= key.len);
   assertFailed(await rig.pcache("writeback", cache, backing), "cannot be written back and stay in");
 });
+
+Deno.test("eviction reinsert over a kernel's cache: what it carries is a cache as the format describes it", async () => {
+  const { rig, cache, backing } = await kernelRig();
+  await using _ = rig;
+  const table = `pcache ${cache} ${backing}`;
+  await rig.ok("create", "e", "--table", `${table} 4 data_crc true eviction reinsert`);
+  assertStringIncludes(await rig.ok("table", "e"), " eviction reinsert");
+  await rig.ok("message", "e", "0", "flush");
+  {
+    await using client = await NbdClient.connect(await rig.uri("e"));
+    for (let times = 0; times < 3; times++) {
+      for (let off = 0; off < client.size_bytes; off += 4 * MIB) await client.read(off, 4 * MIB);
+    }
+    await rig.ok("message", "e", "0", "gc_percent", "0");
+    await until("something is carried", async () => await carriedBytes(rig) > 0);
+    await client.write(0, await client.read(0, MIB));
+    await client.flush();
+  }
+  await rig.ok("message", "e", "0", "eviction", "fifo");
+  assert(!(await rig.ok("table", "e")).includes("eviction"), "the default is not shown");
+  const refused = await rig.pcache("message", "e", "0", "eviction", "lru");
+  assertFailed(refused, "eviction lru, but it must be fifo or reinsert");
+  await rig.ok("remove", "e");
+  assertStringIncludes(await rig.ok("check", cache, backing, "--data"), ": 0 errors");
+  await rig.ok("create", "e", "--table", `${table} 2 data_crc true`);
+  assert(!(await rig.ok("table", "e")).includes("eviction"), "it is the table's to say");
+  await rig.ok("remove", "--flush", "e");
+  await rig.ok("check", cache, backing, "--data");
+  assertEquals(sha256(backing), EXPECTED.sha256);
+});
+
+/** How much GC has carried in device e. */
+async function carriedBytes(rig: Rig): Promise<number> {
+  return JSON.parse(await rig.ok("stats", "--json", "e"))[0].counters.carried_bytes;
+}
 
 Deno.test("grow: what the cache holds stays, and it has more segments", async () => {
   const { rig, cache, backing } = await kernelRig();

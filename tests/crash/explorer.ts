@@ -27,6 +27,9 @@ const WRITES_IN_A_LIFE = 1_000_000;
 /** Crashes one after another. */
 const MOST_CRASHES = 3;
 
+/** After so many rounds GC must have found rest. */
+const MOST_DRAINS = 20;
+
 /** What the checks are called, in messages and in the list of canaries. */
 export type CheckName =
   | "open"
@@ -336,10 +339,7 @@ export class Explorer {
     }
     life.rule = () => simulation.model.crashRule();
     guard("answers", () => this.#liveOn(simulation));
-    guard("write-back", () => {
-      simulation.drain();
-      while (simulation.endBarrier() || simulation.endBacking()) simulation.turn();
-    });
+    guard("write-back", () => drainToRest(simulation));
     guard("accounting", () => audit(simulation.engine, life.media, false));
     guard("stable", () => {
       const again = readAll(simulation, content.length);
@@ -370,6 +370,16 @@ function checkClean({ engine, memory, backing }: Simulation): void {
       throw new Error(`sector ${at} is clean in the cache, and other on the backing device`);
     }
   });
+}
+
+/** Writes everything back, until nothing is under way or staged: what GC carries meanwhile is logged. */
+function drainToRest(simulation: Simulation): void {
+  for (let rounds = 0; rounds < MOST_DRAINS; rounds++) {
+    simulation.drain();
+    while (simulation.endBarrier() || simulation.endBacking()) simulation.turn();
+    if (simulation.engine.isClean()) return;
+  }
+  throw new Error("GC carries without end, though no request comes");
 }
 
 /** Reads the whole device. */
