@@ -10,7 +10,7 @@ import type { Job } from "./jobs.ts";
 import { runJobs } from "./run.ts";
 import { SCRIPTS } from "./script.ts";
 
-const LIMIT_MS = 10 * 60_000;
+const LIMIT_MS = 20 * 60_000;
 const WANTED_STATES = 20_000;
 const MOST = 48;
 const RANDOM_SCRIPTS = 60;
