@@ -15,7 +15,7 @@
  */
 
 import { CacheError } from "./errors.ts";
-import { type ExtentIndex, MAX_EXPECTED } from "./extent_index.ts";
+import type { ExtentIndex } from "./extent_index.ts";
 import {
   KEY_CLEAN,
   keyCrc,
@@ -29,6 +29,7 @@ import {
   ksetBytes,
   SECTOR_BYTES,
 } from "./format.ts";
+import { KeyBatch } from "./key_batch.ts";
 import type { KeySums } from "./key_sums.ts";
 import { keyRefusal, LOG_END, LOG_KEYS, LOG_LAST, LogReader } from "./log_reader.ts";
 import type { OpenedCache } from "./media.ts";
@@ -82,7 +83,9 @@ export function replay(
   const reader = new LogReader(cache, memory, key_tail.seg, key_tail.off);
   let keys = 0;
   let keys_to_write_back = 0;
-  const dirty_bytes = new Float64Array(cache.n_segs); // of the keys that count, by segment
+  const batch = new KeyBatch(tables.index);
+  const dirty_bytes = new Float64Array(cache.n_segs);
+  const entering = { ...tables, batch, dirty_bytes };
   let met_dirty_tail = false;
   let read_bytes = 0;
   let reported_bytes = 0;
@@ -96,16 +99,9 @@ export function replay(
     const kset_bytes = ksetBytes(kind === LOG_LAST ? 0 : reader.key_num);
     memory.persist(addr, kset_bytes);
     if (kind === LOG_KEYS) {
-      for (let first = 0; first < reader.key_num; first += MAX_EXPECTED) {
-        const end = Math.min(reader.key_num, first + MAX_EXPECTED);
-        for (let i = first; i < end; i++) {
-          reader.checkKey(i, size_bytes);
-          tables.index.expect(keyOff(reader.words, reader.keyAt(i)) / SECTOR);
-        }
-        tables.index.fetch();
-        for (let i = first; i < end; i++) {
-          replayKey(cache, tables, reader.words, reader.keyAt(i), met_dirty_tail, dirty_bytes);
-        }
+      for (let i = 0; i < reader.key_num; i++) {
+        reader.checkKey(i, size_bytes);
+        replayKey(cache, entering, reader.words, reader.keyAt(i), met_dirty_tail);
       }
       keys += reader.key_num;
       if (met_dirty_tail) keys_to_write_back += reader.key_num;
@@ -131,7 +127,8 @@ export function replay(
     );
   }
   staging.checkHead(reader.seg, reader.off);
-  replayStaged(cache, memory, size_bytes, tables, staging, dirty_bytes);
+  replayStaged(cache, memory, size_bytes, entering, staging);
+  batch.enter();
   checkLogSegments(cache, tables.segments);
   cache.persist(memory);
   memory.barrierSync();
@@ -146,21 +143,27 @@ export function replay(
   };
 }
 
+/** What replay fills, the index by way of a batch. */
+interface Entering extends ReplayTables {
+  readonly batch: KeyBatch;
+  /** By segment: of the keys that count. */
+  readonly dirty_bytes: Float64Array;
+}
+
 /** Enters the keys that the log lacks. Their bytes may not be on their way to the medium yet. */
 function replayStaged(
   cache: OpenedCache,
   memory: Memory,
   size_bytes: number,
-  tables: ReplayTables,
+  entering: Entering,
   staging: Staging,
-  dirty_bytes: Float64Array,
 ): void {
   const { ring } = staging;
   for (let key = staging.durable; key < staging.appended; key++) {
     const at = staging.wordOf(key);
     const refusal = keyRefusal(ring, at, cache, size_bytes);
     if (refusal !== "") throw new CacheError(`staged key ${key}: ${refusal}`);
-    replayKey(cache, tables, ring, at, true, dirty_bytes);
+    replayKey(cache, entering, ring, at, true);
     memory.persist(cache.dataAddr(keySeg(ring, at), keySegOff(ring, at)), keyLen(ring, at));
   }
 }
@@ -168,11 +171,10 @@ function replayStaged(
 /** Enters one key, which stands in `words` at `at`. */
 function replayKey(
   cache: OpenedCache,
-  tables: ReplayTables,
+  { batch, segments, sums, index, dirty_bytes }: Entering,
   words: Uint32Array,
   at: number,
   behind_dirty_tail: boolean,
-  dirty_bytes: Float64Array,
 ): void {
   const seg = keySeg(words, at);
   const gen = keyGen(words, at);
@@ -180,18 +182,19 @@ function replayKey(
   if (gen < current) return;
   if (gen > current) {
     cache.generations.adopt(seg, gen);
-    tables.index.freeSegment(seg);
-    tables.segments.forgetKeys(seg);
-    tables.sums?.clear(seg);
+    batch.enter();
+    index.freeSegment(seg);
+    segments.forgetKeys(seg);
+    sums?.clear(seg);
     dirty_bytes[seg] = 0;
   }
   const len = keyLen(words, at);
   const sectors = len / SECTOR;
   const place = keySegOff(words, at) / SECTOR;
   const is_clean = (keyFlags(words, at) & CLEAN) !== 0 || !behind_dirty_tail;
-  tables.index.insertCached(keyOff(words, at) / SECTOR, sectors, seg, place, is_clean);
-  tables.segments.addKey(seg);
-  tables.sums?.add(seg, place, sectors, keyCrc(words, at) | 0);
+  batch.add(keyOff(words, at) / SECTOR, sectors, seg, place, is_clean);
+  segments.addKey(seg);
+  sums?.add(seg, place, sectors, keyCrc(words, at) | 0);
   if (!is_clean) dirty_bytes[seg] = dirty_bytes[seg]! + len;
 }
 
