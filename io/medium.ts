@@ -23,6 +23,7 @@ import { type CrcFunction, loadIsal } from "./isal.ts";
 import { EINTR, EOPNOTSUPP, errorText, libc, result, Word } from "./libc.ts";
 import { type Libpmem, loadLibpmem, PMEM_F_STREAM } from "./libpmem.ts";
 import type { Ring } from "./ring.ts";
+import { StreamedRuns } from "./streamed_runs.ts";
 
 /** The optional libraries; null where they are not installed. */
 export interface Libraries {
@@ -99,9 +100,8 @@ export class Medium implements Memory {
   readonly #crc: CrcFunction | null;
   readonly #len_word = new Word();
   readonly #off_word = new Word();
-  /** Persistent memory: what was moved past the caches last, until something else is stored. */
-  #streamed_from = 0;
-  #streamed_to = 0;
+  /** Persistent memory: what was moved past the caches, until something else is stored or a barrier is done. */
+  readonly #streamed = new StreamedRuns();
   /** Runs of stores that pages are set up for: where each ends, and how far it is set up. */
   readonly #runs_end = new Float64Array(2).fill(-1);
   readonly #runs_ready = new Float64Array(2);
@@ -214,7 +214,7 @@ export class Medium implements Memory {
 
   write(addr: number, from: Uint8Array, len_bytes: number): void {
     this.#check(addr, len_bytes);
-    this.#streamed_to = 0;
+    this.#streamed.clear();
     this.#bytes.set(len_bytes === from.length ? from : from.subarray(0, len_bytes), addr);
   }
 
@@ -225,7 +225,7 @@ export class Medium implements Memory {
       this.#stream(to_addr, from_addr, len_bytes);
       return;
     }
-    this.#streamed_to = 0;
+    this.#streamed.clear();
     this.#bytes.copyWithin(to_addr, from_addr, from_addr + len_bytes);
   }
 
@@ -253,8 +253,7 @@ export class Medium implements Memory {
       this.#len_word.set(len_bytes),
       PMEM_F_STREAM,
     );
-    if (to_addr !== this.#streamed_to) this.#streamed_from = to_addr;
-    this.#streamed_to = to_addr + len_bytes;
+    this.#streamed.add(to_addr, to_addr + len_bytes);
   }
 
   /**
@@ -294,7 +293,7 @@ export class Medium implements Memory {
   persist(addr: number, len_bytes: number): void {
     this.#check(addr, len_bytes);
     if (this.#libpmem === null) return;
-    if (addr >= this.#streamed_from && addr + len_bytes <= this.#streamed_to) return;
+    if (this.#streamed.has(addr, addr + len_bytes)) return;
     // Neighbours and overlaps make the run longer; anything else begins a new one.
     if (addr > this.#run_to || addr + len_bytes < this.#run_from) {
       this.#flushRun();
@@ -310,6 +309,7 @@ export class Medium implements Memory {
     if (this.#libpmem !== null) {
       this.#flushRun();
       this.#libpmem.drain();
+      this.#streamed.clear();
       return true;
     }
     if (this.kind === "tmpfs") return true;
