@@ -54,4 +54,15 @@ export class Counters {
   segments_freed = 0;
   /** Bytes of dirty keys that are not written back yet, each write counted. */
   dirty_bytes = 0;
+
+  /**
+   * V8 keeps a field in which it has seen small whole numbers alone in another way than one that has held a fraction, and throws away what it
+   * has compiled when the first one outgrows 31 bits: some have after 2 GiB of requests. So all of them have held a fraction.
+   */
+  constructor() {
+    for (const name of Object.keys(this) as (keyof this & keyof Counters)[]) {
+      this[name] = 0.5;
+      this[name] = 0;
+    }
+  }
 }

@@ -235,6 +235,8 @@ export class ExtentIndex {
     const { words } = this.#leaves;
     const bounds = this.#directories.halves;
     const count = this.#expected;
+    this.#expected = 0;
+    if (count === 1) return; // there is nothing to be done meanwhile
     let fetched = 0;
     for (let i = 0; i < count; i++) {
       const subtree = this.#expected_subtree[i]!;
@@ -252,7 +254,6 @@ export class ExtentIndex {
         words[leaf + 3 * LINE_WORDS]! ^ words[leaf + 4 * LINE_WORDS]!;
     }
     this.#fetched = fetched;
-    this.#expected = 0;
   }
 
   /** First sector of the extent, counted from the start of its subtree. */
