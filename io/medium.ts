@@ -106,6 +106,8 @@ export class Medium implements Memory {
   readonly #runs_end = new Float64Array(2).fill(-1);
   readonly #runs_ready = new Float64Array(2);
   #last_run = 0;
+  /** Where memory is the medium, pages stay once they are there: by `AHEAD_BYTES`, whether they are. */
+  readonly #is_set_up: Uint8Array;
   /** Persistent memory: the stores that are to be written back, one run of addresses not yet handed to libpmem. */
   #run_from = 0;
   #run_to = 0;
@@ -138,6 +140,8 @@ export class Medium implements Memory {
     this.#libpmem = this.kind === "pmem" ? libraries.libpmem : null;
     this.receives_past_caches = this.#libpmem !== null;
     this.barrier_is_cheap = this.kind === "pmem" || this.kind === "tmpfs";
+    const units = this.barrier_is_cheap ? Math.ceil(this.cache_bytes / AHEAD_BYTES) : 0;
+    this.#is_set_up = new Uint8Array(units);
     // Where libpmem was told to take any mapping for persistent memory, MAP_SYNC is refused, and not needed.
     const synced = this.kind === "pmem" && arena.mapCache(file.fd, true) === 0;
     const failed = synced ? 0 : arena.mapCache(file.fd, false);
@@ -279,11 +283,21 @@ export class Medium implements Memory {
     const ready_addr = Math.min((Math.ceil(to_addr / ahead_bytes) + 1) * ahead_bytes, end_addr);
     this.#check(from_addr, ready_addr - from_addr);
     this.#runs_ready[run] = ready_addr;
+    if (this.barrier_is_cheap && !this.#isNew(from_addr, ready_addr)) return;
     // It is a hint: where the kernel does not know it (5.14), each first store does the work.
     this.#advise(from_addr, ready_addr, MADV_POPULATE_WRITE);
     if (!this.barrier_is_cheap && ready_addr < end_addr) {
       this.#advise(ready_addr, Math.min(ready_addr + ahead_bytes, end_addr), MADV_WILLNEED);
     }
+  }
+
+  /** Whether some of the range was not set up before; it counts as set up from now on. */
+  #isNew(from_addr: number, to_addr: number): boolean {
+    const from = Math.floor(from_addr / AHEAD_BYTES);
+    const to = Math.ceil(to_addr / AHEAD_BYTES);
+    if (this.#is_set_up.subarray(from, to).indexOf(0) < 0) return false;
+    this.#is_set_up.fill(1, from, to);
+    return true;
   }
 
   #advise(from_addr: number, to_addr: number, advice: number): void {
