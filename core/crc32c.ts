@@ -40,6 +40,11 @@ function makeTables(): Int32Array {
 
 /** CRC-32C of `bytes[from, to)`, started from `seed`. */
 export function crc32c(bytes: Uint8Array, from: number, to: number, seed = CRC_SEED): number {
+  return crc32cBits(bytes, from, to, seed) >>> 0;
+}
+
+/** The same 32 bits as a signed number, which V8 passes on without an allocation. */
+export function crc32cBits(bytes: Uint8Array, from: number, to: number, seed = CRC_SEED): number {
   assert(0 <= from && from <= to && to <= bytes.length, "crc32c: the range lies in the bytes");
   const t = TABLES;
   let crc = seed | 0;
@@ -59,7 +64,7 @@ export function crc32c(bytes: Uint8Array, from: number, to: number, seed = CRC_S
       t[256 + ((b >>> 16) & 0xff)]! ^ t[b >>> 24]!;
   }
   for (at += (end - first) * 4; at < to; at++) crc = step(crc, bytes[at]!);
-  return crc >>> 0;
+  return crc;
 }
 
 /** How many bytes lie before the first word that a typed array can start at: 0..3. */

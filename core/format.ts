@@ -12,7 +12,7 @@
  */
 
 import { assert } from "./assert.ts";
-import { crc32c } from "./crc32c.ts";
+import { crc32cBits } from "./crc32c.ts";
 
 // The format is little-endian and so are the typed arrays that read it.
 assert(new Uint8Array(Uint32Array.of(1).buffer)[0] === 1, "the machine is little-endian");
@@ -252,7 +252,7 @@ export function checkKset(bytes: Uint8Array, at: number, limit: number): number 
   if (!is_last && (key_num > KSET_MAX_KEYS || end > limit)) {
     return isTornLastKset(bytes, at) ? KSET_IS_NONE : KSET_IS_REFUSED;
   }
-  if (crc32c(bytes, at + 4, end) !== u32At(bytes, at)) return KSET_IS_NONE;
+  if (crc32cBits(bytes, at + 4, end) !== (u32At(bytes, at) | 0)) return KSET_IS_NONE;
   if (flags_lo > KSET_LAST || u32At(bytes, at + 20) !== 0) return KSET_IS_REFUSED;
   return is_last ? KSET_IS_LAST : KSET_IS_KEYS;
 }
@@ -264,7 +264,7 @@ export function checkKset(bytes: Uint8Array, at: number, limit: number): number 
 function isTornLastKset(bytes: Uint8Array, at: number): boolean {
   if (u32At(bytes, at + 16) !== 0) return false;
   putU32(bytes, at + 16, KSET_LAST);
-  const is_torn = crc32c(bytes, at + 4, at + KSET_HEADER_BYTES) === u32At(bytes, at);
+  const is_torn = crc32cBits(bytes, at + 4, at + KSET_HEADER_BYTES) === (u32At(bytes, at) | 0);
   putU32(bytes, at + 16, 0);
   return is_torn;
 }
@@ -289,13 +289,13 @@ export function ksetRefusal(bytes: Uint8Array, at: number, limit: number): strin
 export function sealKset(bytes: Uint8Array, at: number, key_num: number): void {
   assert(1 <= key_num && key_num <= KSET_MAX_KEYS, "a kset has 1..128 keys");
   putKsetHeader(bytes, at, key_num, 0);
-  putU32(bytes, at, crc32c(bytes, at + 4, at + ksetBytes(key_num)));
+  putU32(bytes, at, crc32cBits(bytes, at + 4, at + ksetBytes(key_num)));
 }
 
 /** Writes a last kset at `bytes[at]`: the log goes on at the start of cache segment `next_seg`. */
 export function putLastKset(bytes: Uint8Array, at: number, next_seg: number): void {
   putKsetHeader(bytes, at, next_seg, KSET_LAST);
-  putU32(bytes, at, crc32c(bytes, at + 4, at + KSET_HEADER_BYTES));
+  putU32(bytes, at, crc32cBits(bytes, at + 4, at + KSET_HEADER_BYTES));
 }
 
 function putKsetHeader(bytes: Uint8Array, at: number, second_word: number, flags: number): void {
