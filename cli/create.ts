@@ -6,6 +6,7 @@
 
 import { CacheError } from "../core/errors.ts";
 import { parseTable, type Table } from "../core/table.ts";
+import { nodeIndex } from "../io/nbd/node_path.ts";
 import { checkName, checkUuid, runRoot } from "../io/run_dir.ts";
 import { parseConcise } from "./concise.ts";
 import type { DeviceConfig } from "../io/device_config.ts";
@@ -82,6 +83,7 @@ async function create(device: NewDevice, options: Options): Promise<void> {
       table: table === null ? null : tableConfig(table, read_only),
       ...parseEntrance(options),
       frontend: parseFrontend(options),
+      attach: parseAttach(options),
       recover: options.recover === true,
       format: options.format === true,
     },
@@ -130,5 +132,21 @@ function parseFrontend(options: Options): DeviceConfig["frontend"] {
   if (frontend === "ublk" && given !== undefined) {
     throw new UsageError(`--${given} is for NBD, but the frontend is ${frontend}`);
   }
+  if (frontend === "ublk" && options.attach !== undefined) {
+    throw new UsageError("--attach is for NBD, but the frontend is ublk: a block device anyway");
+  }
   return frontend;
+}
+
+/**
+ * Reads of which block device the kernel's NBD client is to be.
+ *
+ * @throws {UsageError}
+ */
+function parseAttach({ attach }: Options): DeviceConfig["attach"] {
+  if (attach === undefined) return null;
+  if (attach === "") return { index: null };
+  const index = nodeIndex(attach);
+  if (index !== null) return { index };
+  throw new UsageError(`Invalid --attach argument: "${attach}", wanted /dev/nbdN`);
 }

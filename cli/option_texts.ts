@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { FlagName, ValueName } from "./options.ts";
+import type { FlagName, OptionalName, ValueName } from "./options.ts";
 
 /** One line of help for an option that is on or off. */
 export type FlagText = string;
@@ -50,6 +50,12 @@ export const FLAG_TEXTS: { readonly [N in FlagName]: FlagText } = {
   watch: "Print again and again, until interrupted",
   yes:
     "Answer questions with yes: of format whether what was there may go, of repair whether to write",
+};
+
+/** The texts of the options that may have a value. */
+export const OPTIONAL_TEXTS: { readonly [N in OptionalName]: FlagText } = {
+  attach:
+    "Make a block device of it by the kernel's NBD client: any free one, or --attach=/dev/nbdN",
 };
 
 /** The texts of the options that take a value. */

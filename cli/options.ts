@@ -65,12 +65,17 @@ export const VALUES = {
   uuid: "u",
 } as const;
 
+/** The options that may have a value, behind an equals sign. */
+export const OPTIONALS = { attach: "" } as const;
+
 /** Name of an option that is on or off. */
 export type FlagName = keyof typeof FLAGS;
 /** Name of an option that takes a value. */
 export type ValueName = keyof typeof VALUES;
+/** Name of an option that may have a value. */
+export type OptionalName = keyof typeof OPTIONALS;
 /** Name of an option, without its hyphens. */
-export type OptionName = FlagName | ValueName;
+export type OptionName = FlagName | ValueName | OptionalName;
 
 /** Options that every verb takes. `--yes` answers questions, which only few verbs have. */
 export const COMMON_OPTIONS: readonly OptionName[] = ["help", "verbose", "version", "yes"];
@@ -85,8 +90,8 @@ export const NBD_OPTIONS: readonly OptionName[] = [
   "tls-psk",
 ];
 
-/** The options that were given: flags are true, values are texts, the others are not there. */
-export type Options = { [N in FlagName]?: true } & { [N in ValueName]?: string };
+/** The options that were given: flags are true, values are texts, "" where there may be none; the others are not there. */
+export type Options = { [N in FlagName]?: true } & { [N in ValueName | OptionalName]?: string };
 
 /** A command line, taken apart. */
 export interface CommandLine {
@@ -138,6 +143,10 @@ function readLong(arg: string, rest: string[], options: Record<string, true | st
     options[name] = true;
     return;
   }
+  if (Object.hasOwn(OPTIONALS, name)) {
+    options[name] = equals < 0 ? "" : arg.slice(equals + 1);
+    return;
+  }
   const value = equals >= 0 ? arg.slice(equals + 1) : rest.shift();
   if (value === undefined) {
     throw new CommandLineError(`pcache: option '--${name}' requires an argument`);
@@ -147,7 +156,7 @@ function readLong(arg: string, rest: string[], options: Record<string, true | st
 
 /** The option that a name stands for; a beginning is enough if no other option has it. */
 function completed(given: string): string | null {
-  const names = [...Object.keys(FLAGS), ...Object.keys(VALUES)];
+  const names = [FLAGS, VALUES, OPTIONALS].flatMap((table) => Object.keys(table));
   if (names.includes(given)) return given;
   const found = names.filter((name) => given !== "" && name.startsWith(given));
   if (found.length > 1) {

@@ -23,6 +23,13 @@ Deno.test("a value may stand at its letter, be empty, look like an option, and t
   assertEquals(parseCommandLine(["-S", "-x", "-S", "y"]).options, { select: "y" });
 });
 
+Deno.test("a value that may be missing stands behind an equals sign, never in the next word", () => {
+  const { words, options } = parseCommandLine(["create", "--attach", "/dev/nbd1"]);
+  assertEquals([words, options], [["create", "/dev/nbd1"], { attach: "" }]);
+  assertEquals(parseCommandLine(["--attach=/dev/nbd1"]).options, { attach: "/dev/nbd1" });
+  assertEquals(parseCommandLine(["--att="]).options, { attach: "" });
+});
+
 Deno.test("the beginning of an option's name is enough when it is the only one", () => {
   assertEquals(parseCommandLine(["--nohead", "--sel=x"]).options, {
     noheadings: true,

@@ -15,8 +15,8 @@ import {
   reserveDevice,
   runRoot,
 } from "../io/run_dir.ts";
-import { giveUpLeft } from "../io/ublk/open.ts";
-import { recordedNames } from "../io/ublk/record.ts";
+import { giveUpLeft } from "../io/left_devices.ts";
+import { recordedNames } from "../io/node_record.ts";
 import { isGone, noDevice } from "./devices.ts";
 import { failedOn } from "./failure.ts";
 import type { Options } from "./options.ts";

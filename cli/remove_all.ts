@@ -6,7 +6,7 @@
 
 import { CacheError } from "../core/errors.ts";
 import { clearLeftovers, publishedNames, runRoot } from "../io/run_dir.ts";
-import { recordedNames } from "../io/ublk/record.ts";
+import { recordedNames } from "../io/node_record.ts";
 import { livingDevices } from "./devices.ts";
 import type { Options } from "./options.ts";
 import { warn } from "./output.ts";

@@ -65,7 +65,7 @@ export const VERBS: readonly Verb[] = [
     usage: "<dev_name> [-u|--uuid <uuid>] [-j|--major <major> -m|--minor <minor>]\n" +
       "\t    [-n|--notable|--table <table>|<table_file>] [-r|--readonly]\n" +
       "\t    [--listen [<host>:]<port>|systemd[:<name>]] [--insecure] [--format]\n" +
-      "\t    [--frontend nbd|ublk|auto] [--recover]\n" +
+      "\t    [--frontend nbd|ublk|auto] [--attach[=<node>]] [--recover]\n" +
       "\t    [--tls <off|on|require>] [--tls-certificates <dir>] [--tls-verify-peer]\n" +
       "\t    [--tls-psk <file>]\n" +
       "\tcreate --concise [<concise_device_spec_list>]",
@@ -79,6 +79,7 @@ export const VERBS: readonly Verb[] = [
       "notable",
       "readonly",
       "frontend",
+      "attach",
       "recover",
       ...NBD_OPTIONS,
       "format",

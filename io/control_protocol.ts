@@ -123,12 +123,15 @@ export interface InfoReply {
   has_inactive_table: boolean;
   /** Number of the last event; see `wait`. */
   event_nr: number;
-  /** NBD connections that reached the transmission phase; mounts of a block device, and devices on top of it. */
+  /**
+   * NBD connections that reached the transmission phase, but for those of the device's own block device; mounts of that, and
+   * devices on top of it.
+   */
   open_count: number;
   frontend: "nbd" | "ublk";
   /** Where NBD clients connect: `nbd+unix:///?socket=PATH` or `nbd://HOST:PORT`; "": it is not served over NBD. */
   uri: string;
-  /** Path of the block device, `/dev/ublkb0`, and a link with the device's name to it; "": there is none. */
+  /** Path of the block device, `/dev/ublkb0` or `/dev/nbd0`, and a link with the device's name to it; "": there is none. */
   node: string;
   link: string;
   pid: number;

@@ -22,6 +22,11 @@ export interface DeviceConfig {
   is_insecure: boolean;
   /** How it is served; `auto`: as a block device where the kernel's ublk driver can be used, else over NBD. */
   frontend: "nbd" | "ublk" | "auto";
+  /**
+   * The kernel's NBD client makes a block device of it, `/dev/nbd<index>`, or any that is free; null: it does not. Of no concern
+   * where the device is a block device anyway.
+   */
+  attach: { index: number | null } | null;
   /** Take over the block device that a killed process has left, if there is one. */
   recover: boolean;
   /** Format the cache device although a cache was seen on it. */

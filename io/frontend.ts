@@ -8,7 +8,7 @@
 export interface BlockNode {
   readonly major: number;
   readonly minor: number;
-  /** The driver's name for it: `/dev/ublkb0`. */
+  /** The driver's name for it: `/dev/ublkb0`, `/dev/nbd0`. */
   readonly path: string;
   /** A path with the device's name that leads to it. */
   readonly link: string;

@@ -50,6 +50,7 @@ const symbols = {
   },
   pwritev: { parameters: ["i32", "u64", "i32", "u64"], result: "i32" },
   poll: { parameters: ["u64", "u64", "i32"], result: "i32" },
+  poll_in: { name: "poll", parameters: ["buffer", "u64", "i32"], result: "i32" },
   socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
   socketpair: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
   bind: { parameters: ["i32", "buffer", "u32"], result: "i32" },
@@ -64,6 +65,8 @@ const symbols = {
   shutdown: { parameters: ["i32", "i32"], result: "i32" },
   accept4: { parameters: ["i32", "u64", "u64", "i32"], result: "i32" },
   recv: { parameters: ["i32", "u64", "u64", "i32"], result: "i32" },
+  recv_into: { name: "recv", parameters: ["i32", "buffer", "u64", "i32"], result: "i32" },
+  send: { parameters: ["i32", "buffer", "u64", "i32"], result: "i32" },
   /** Name, service, hints, where the pointer to the first result goes. */
   getaddrinfo: { parameters: ["buffer", "u64", "buffer", "buffer"], result: "i32" },
   free: { parameters: ["pointer"], result: "void" },
@@ -132,6 +135,7 @@ export const MSG_NOSIGNAL = 0x4000;
 export const POLLIN = 1;
 export const POLLOUT = 4;
 export const POLLHUP = 16;
+export const POLLRDHUP = 0x2000;
 
 export const F_SETFD = 2;
 export const FD_CLOEXEC = 1;

@@ -15,23 +15,26 @@ import type { TableConfig } from "./control_protocol.ts";
 import type { Frontend } from "./frontend.ts";
 import { type Entrance, openListeners, removeFile, uriOf } from "./listening.ts";
 import type { Medium } from "./medium.ts";
+import { NodeRecord } from "./node_record.ts";
+import { Attachment } from "./nbd/attachment.ts";
 import { NbdFrontend } from "./nbd/frontend.ts";
 import type { Export } from "./nbd/handshake.ts";
+import { giveUpAttached, openAttachment } from "./nbd/open_attachment.ts";
 import type { NbdTls } from "./nbd/ports.ts";
 import { NbdServer } from "./nbd/server.ts";
 import type { Ring } from "./ring.ts";
 import type { Shell } from "./shell.ts";
 import * as sockets from "./sockets.ts";
+import { mapStagedFile } from "./staged_file.ts";
 import type { UblkDriver } from "./ublk/driver.ts";
 import { UblkFrontend } from "./ublk/frontend.ts";
 import { clearLeft, openDriver, openTarget } from "./ublk/open.ts";
-import { moveRecord, recordPath, removeRecord, stagedPath } from "./ublk/record.ts";
-import { mapStagedFile } from "./ublk/staged_file.ts";
 import { UringRing } from "./uring.ts";
 import { RECORD_BYTES } from "./tls/stream.ts";
 
 /** Bytes of arena memory that any front-end needs. */
-export const FRONTEND_ARENA_BYTES = NbdServer.ARENA_BYTES + UblkFrontend.ARENA_BYTES;
+export const FRONTEND_ARENA_BYTES = NbdServer.ARENA_BYTES + Attachment.ARENA_BYTES +
+  UblkFrontend.ARENA_BYTES;
 
 /** Where a front-end is opened. */
 export interface FrontendPlace {
@@ -76,7 +79,7 @@ export function openFrontend(place: FrontendPlace): OpenedFrontend {
 }
 
 function openNbd(place: FrontendPlace, notes: string[]): OpenedFrontend {
-  const { shell, arena, ring, memory, cleanup, entrance } = place;
+  const { shell, arena, ring, memory, cleanup, late_cleanup, entrance } = place;
   const listeners = openListeners(shell, entrance, cleanup);
   const uri = () => uriOf(listeners[0]!, shell.nbd_path, entrance.tls);
   const removeSocket = () => {
@@ -84,41 +87,52 @@ function openNbd(place: FrontendPlace, notes: string[]): OpenedFrontend {
   };
   const tls = nbdTls(entrance, place);
   const parts = { arena, ring, memory, sockets, listeners, tls, uri, removeSocket };
-  const make = (engine: Engine, served: Export) => new NbdFrontend({ ...parts, engine, served });
-  return { notes, staged: {}, make };
+  const plan = openAttachment(place);
+  if (plan === null) {
+    const alone = { ...parts, attach: null };
+    const make = (engine: Engine, served: Export) => new NbdFrontend({ ...alone, engine, served });
+    return { notes, staged: {}, make };
+  }
+  let attachment: Attachment | null = null;
+  late_cleanup.defer(() => {
+    // A device that was live stays with the kernel, to be taken over.
+    if (plan.left === null && !attachment?.was_live) plan.record.remove();
+  });
+  const make = (engine: Engine, served: Export) => {
+    const now_ms = () => performance.now();
+    const attach = (server: NbdServer) =>
+      attachment = new Attachment({ ...plan, arena, server, served, sockets, now_ms });
+    return new NbdFrontend({ ...parts, engine, served, attach });
+  };
+  return { notes, staged: { staging: plan.staging }, make };
 }
 
 function openUblk(place: FrontendPlace, driver: UblkDriver): OpenedFrontend {
   const { shell, config, arena, ring, late_cleanup, size_bytes, is_rotational } = place;
   late_cleanup.use(driver);
+  giveUpAttached(shell.home, false);
   const { read_only } = config;
   const { home, recover } = shell;
   const table = config;
   const spec = { size_bytes, read_only, is_rotational };
-  const { target, is_recovery } = openTarget(driver, { home, table }, spec, recover);
-  let record_path = recordPath(home);
+  const record = new NodeRecord(home, "ublk");
+  const { target, is_recovery } = openTarget(driver, { record, table }, spec, recover);
   let frontend: UblkFrontend | null = null;
   late_cleanup.defer(() => {
     // A device that was live stays with the kernel, to be taken over.
     if (is_recovery || frontend?.was_live) return;
     target.close();
     target.delete();
-    removeRecord(record_path);
+    record.remove();
   });
-  const staged = mapStagedFile(stagedPath(record_path), is_recovery);
+  const staged = mapStagedFile(record.staged_path, is_recovery);
   late_cleanup.defer(() => staged.close());
   const make = (engine: Engine, served: Export) => {
     if (!(ring instanceof UringRing)) {
       throw new Error("the ublk driver was opened without io_uring");
     }
     frontend = new UblkFrontend({
-      ...{ arena, ring, engine, served, driver, target, is_recovery, home },
-      forget: () => removeRecord(record_path),
-      renamed: () => {
-        const path = recordPath(home);
-        moveRecord(record_path, path);
-        record_path = path;
-      },
+      ...{ arena, ring, engine, served, driver, target, is_recovery, home, record },
     });
     return frontend;
   };

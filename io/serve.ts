@@ -91,6 +91,7 @@ export async function serve(options: ServeOptions): Promise<ServedDevice> {
       tls: null,
       is_insecure: false,
       frontend: "nbd",
+      attach: null,
       recover: false,
       format: false,
     },

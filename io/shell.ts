@@ -18,6 +18,7 @@ export class Shell {
   readonly home: Reservation;
   readonly listen: DeviceConfig["listen"];
   readonly frontend: DeviceConfig["frontend"];
+  readonly attach: DeviceConfig["attach"];
   readonly recover: boolean;
   readonly events = new Events();
   readonly since_ms = Date.now();
@@ -30,6 +31,7 @@ export class Shell {
     this.home = home;
     this.listen = config.listen;
     this.frontend = config.frontend;
+    this.attach = config.attach;
     this.recover = config.recover;
   }
 

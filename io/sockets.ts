@@ -24,6 +24,7 @@ import {
   MSG_DONTWAIT,
   MSG_NOSIGNAL,
   O_NONBLOCK,
+  POLLRDHUP,
   result,
   SHUT_RDWR,
   SO_ACCEPTCONN,
@@ -281,6 +282,31 @@ function option(fd: number, name: number, what: string): number {
 /** Ends what waits on a socket, in both directions. A socket whose peer is gone has nothing to end. */
 export function shutdown(fd: number): void {
   libc.shutdown(fd, SHUT_RDWR);
+}
+
+/** Whether the peer will send no more. What it has sent before may still be there. */
+export function hasHungUp(fd: number): boolean {
+  const view = new DataView(POLLED.buffer);
+  view.setInt32(0, fd, true);
+  view.setInt16(4, POLLRDHUP, true);
+  view.setInt16(6, 0, true);
+  libc.poll_in(POLLED, 1n, 0);
+  return view.getInt16(6, true) !== 0;
+}
+
+/** `struct pollfd`. */
+const POLLED = new Uint8Array(8);
+
+/**
+ * Two connected sockets, of which the kernel can be given one.
+ *
+ * @throws {CacheError}
+ */
+export function socketPair(): [number, number] {
+  const fds = new Int32Array(2);
+  const bytes = new Uint8Array(fds.buffer);
+  check(libc.socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, bytes), "a pair of sockets");
+  return [fds[0]!, fds[1]!];
 }
 
 /** Closes a socket on which nothing is under way. */

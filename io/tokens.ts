@@ -19,7 +19,7 @@ export const KIND_CONTROL_SEND = 8;
 export const KIND_UBLK_REQUEST = 9;
 export const KIND_UBLK_COPY = 10;
 export const KIND_UBLK_COMMAND = 11;
-export const KIND_UBLK_CLAIM = 12;
+export const KIND_CLAIM = 12;
 
 /** The first token of a kind; indices are added to it. */
 export function tokenOf(kind: number): number {

@@ -5,8 +5,8 @@
  */
 
 import { DEVICE_FIELDS, NAME_PART_FIELDS } from "../cli/device_fields.ts";
-import { FLAG_TEXTS, VALUE_TEXTS } from "../cli/option_texts.ts";
-import { COMMON_OPTIONS, FLAGS, type OptionName, VALUES } from "../cli/options.ts";
+import { FLAG_TEXTS, OPTIONAL_TEXTS, VALUE_TEXTS } from "../cli/option_texts.ts";
+import { COMMON_OPTIONS, FLAGS, type OptionName, OPTIONALS, VALUES } from "../cli/options.ts";
 import { ADDRESS_OPTIONS, type Verb, VERBS } from "../cli/verbs.ts";
 import { TARGET_TYPE } from "../core/table.ts";
 
@@ -70,8 +70,10 @@ function argsOf({ devices, usage }: Verb): [Offer, Offer, Offer] {
 }
 
 function optionForm(name: OptionName, verb: string): OptionForm {
-  const letters: string = isFlag(name) ? FLAGS[name] : VALUES[name];
+  const letters: string = { ...FLAGS, ...VALUES, ...OPTIONALS }[name];
   const words = [...[...letters].map((letter) => `-${letter}`), `--${name}`];
+  // The word after it is never its value.
+  if (name === "attach") return { words, help: OPTIONAL_TEXTS[name], value: null };
   if (isFlag(name)) return { words, help: FLAG_TEXTS[name], value: null };
   const { value, help } = VALUE_TEXTS[name];
   return { words, help, value: { placeholder: value, offer: valueOffer(name, verb) } };

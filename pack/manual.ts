@@ -147,7 +147,10 @@ caches a block device, or a file, on persistent memory or on anything fast. It i
 Linux device-mapper target dm\-pcache: the same table line, the commands of
 .BR dmsetup (8),
 the same format on the cache device, the same promises. It needs no kernel module: the cached device is
-served over NBD.
+served over NBD, or as a block device with
+.B \-\-frontend ublk
+or
+.BR \-\-attach .
 .PP
 One device is one process in the background.
 .B create

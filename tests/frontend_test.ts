@@ -44,3 +44,24 @@ Deno.test("a front-end that is not known, or --listen without NBD, is refused", 
   assertMatch(both.stderr, /--listen is for NBD, but the frontend is ublk/);
   assertEquals([unknown.code, both.code], [1, 1]);
 });
+
+Deno.test("a device that cannot be attached is refused, and nothing was written", async () => {
+  await using rig = Rig.make(WITHOUT_URING);
+  const table = tableOf(rig);
+  const { code, stderr } = await rig.pcache("create", "d", "--attach", "--table", table);
+  assertEquals(code, 1);
+  assertMatch(stderr, /create on d failed: Failed to attach: io_uring is wanted/);
+  assertEquals(Deno.statSync(rig.path("cache")).blocks, 0);
+  assertEquals([...Deno.readDirSync(rig.path("run"))].map((entry) => entry.name), ["~lock"]);
+});
+
+Deno.test("--attach of something that is no /dev/nbdN, or of a block device, is refused", async () => {
+  await using rig = Rig.make();
+  const table = tableOf(rig);
+  const wrong = await rig.pcache("create", "d", "--attach=/dev/sda", "--table", table);
+  assertMatch(wrong.stderr, /Invalid --attach argument: "\/dev\/sda", wanted \/dev\/nbdN/);
+  const args = ["--frontend", "ublk", "--attach", "--table", table];
+  const both = await rig.pcache("create", "d", ...args);
+  assertMatch(both.stderr, /--attach is for NBD, but the frontend is ublk/);
+  assertEquals([wrong.code, both.code], [1, 1]);
+});

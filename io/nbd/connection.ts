@@ -39,7 +39,7 @@ import {
 } from "./protocol.ts";
 import { lacksPayload, payloadBytes, validateRequest } from "./request.ts";
 import { readCost, Sender } from "./sender.ts";
-import { EXTENDED, PLAIN_SESSION, requestBytes, requestMagic } from "./session.ts";
+import { EXTENDED, PLAIN_SESSION, requestBytes, requestMagic, type Session } from "./session.ts";
 import { wantedStates } from "./status_reply.ts";
 
 /** Free: not in use. Dead: waiting for what is under way to end. */
@@ -119,6 +119,8 @@ export class Connection {
   stalled = false;
   /** Has to be looked at in the next turn. */
   marked = false;
+  /** It is one of the kernel's, of the device's own block device. */
+  is_attached = false;
 
   readonly #hub: Hub;
   readonly #max_active: number;
@@ -189,9 +191,27 @@ export class Connection {
 
   /** Takes an accepted socket. */
   open(fd: number, serial: number): void {
-    assert(this.state === State.FREE && this.active === 0, "connection place in use");
+    this.#occupy(fd, serial);
     this.state = State.NEGOTIATE;
+    this.#handshake = this.#newHandshake();
+    this.#sender.startRaw(this.#handshake.greeting());
+    this.#send();
+    this.#receive();
+  }
+
+  /** Takes a socket whose other end the kernel has: nothing is negotiated. */
+  openAttached(fd: number, serial: number): void {
+    this.#occupy(fd, serial);
+    this.is_attached = true;
+    this.#hub.attached_count += 1;
+    this.#beginServing(PLAIN_SESSION);
+    this.#receive();
+  }
+
+  #occupy(fd: number, serial: number): void {
+    assert(this.state === State.FREE && this.active === 0, "connection place in use");
     this.serial = serial;
+    this.is_attached = false;
     this.stalled = false;
     this.marked = false;
     this.#fd = fd;
@@ -203,10 +223,6 @@ export class Connection {
     this.#narrow = false;
     this.#moved_ms = Infinity;
     this.#window_bytes = MAX_WINDOW_BYTES;
-    this.#handshake = this.#newHandshake();
-    this.#sender.startRaw(this.#handshake.greeting());
-    this.#send();
-    this.#receive();
   }
 
   #newHandshake(): Handshake {
@@ -323,6 +339,7 @@ export class Connection {
 
   /** Handles what is in the buffer, as far as it goes now, and receives more. */
   advance(): void {
+    if (this.stalled && this.is_attached && this.#hasGone()) return this.kill();
     this.stalled = false;
     while (this.#step());
     this.marked = false;
@@ -330,6 +347,21 @@ export class Connection {
     this.flushReplies();
     this.#receive();
     this.#settle();
+  }
+
+  /** Goes on after a suspension, in the next turn. */
+  goOn(): void {
+    if (!this.isServing) return;
+    if (this.is_attached && this.#hasGone()) this.kill();
+    else this.marked = true;
+  }
+
+  /**
+   * Whether the kernel has given the connection up. What waited here for so long has then been asked again on another one: done
+   * now it might undo what was written after that.
+   */
+  #hasGone(): boolean {
+    return this.#hub.sockets.hasHungUp(this.#fd);
   }
 
   /**
@@ -387,14 +419,19 @@ export class Connection {
   /** Of a suspended device's client nothing is taken but its leave. */
   #heldStep(): boolean {
     const has_header = this.#mode === Mode.HEADER && this.#filled - this.#at >= this.#request_bytes;
-    if (has_header && this.#recv_view.getUint16(this.#at + 6) === CMD_DISC) {
-      this.state = State.FINISH;
-    }
+    if (has_header && this.#recv_view.getUint16(this.#at + 6) === DISC) this.#takeLeave();
+    return false;
+  }
+
+  #takeLeave(): boolean {
+    this.state = State.FINISH;
+    if (this.is_attached) this.#hub.has_taken_leave = true;
     return false;
   }
 
   /** The client has sent its last byte: answers what was asked in full, forgets the rest. */
   #lastWords(): void {
+    if (this.is_attached) return this.kill();
     if (this.stalled) return;
     if (this.#mode === Mode.PLACE && this.#filled - this.#at >= this.#left_bytes) return;
     if (this.#mode === Mode.HEADER && this.#at === this.#filled) this.state = State.FINISH;
@@ -415,7 +452,7 @@ export class Connection {
       this.#sender.startRaw(step.reply);
       this.#send();
     }
-    if (step.then === "serve") this.#beginServing();
+    if (step.then === "serve") this.#beginServing(this.#handshake.session);
     if (step.then === "close") this.state = State.FINISH;
     return true;
   }
@@ -449,8 +486,7 @@ export class Connection {
     return false;
   }
 
-  #beginServing(): void {
-    const { session } = this.#handshake;
+  #beginServing(session: Session): void {
     this.#session = session;
     this.#is_extended = session.style === EXTENDED;
     this.#request_magic = requestMagic(session.style);
@@ -475,10 +511,7 @@ export class Connection {
     const len_bytes = this.#is_extended
       ? view.getUint32(at + 24) * 0x100000000 + view.getUint32(at + 28)
       : view.getUint32(at + 24);
-    if (type === DISC) {
-      this.state = State.FINISH;
-      return false;
-    }
+    if (type === DISC) return this.#takeLeave();
     if (lacksPayload(type, flags, this.#session)) {
       this.kill();
       return false;
@@ -742,6 +775,7 @@ export class Connection {
       this.#is_tls_next = false;
       hub.sockets.close(this.#fd);
       this.#fd = NONE;
+      if (this.is_attached) hub.attached_count -= 1;
     }
     if (this.active > 0) return;
     this.state = State.FREE;

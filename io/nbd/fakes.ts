@@ -158,9 +158,15 @@ export class FakeRing implements NbdRing, NbdSockets {
   }
 
   connect(): FakeSocket {
+    const socket = this.pair();
+    this.knocking.push(socket);
+    return socket;
+  }
+
+  /** A socket that nobody has to accept. */
+  pair(): FakeSocket {
     const socket = new FakeSocket(this.#next_fd++);
     this.sockets.set(socket.fd, socket);
-    this.knocking.push(socket);
     return socket;
   }
 
@@ -211,6 +217,10 @@ export class FakeRing implements NbdRing, NbdSockets {
     socket.closed = true;
   }
   keepAlive(_fd: number): void {}
+  hasHungUp(fd: number): boolean {
+    const socket = this.sockets.get(fd)!;
+    return socket.client_ended || socket.client_gone;
+  }
 
   /** Ends one operation that can end, chosen at random; false when there is none. */
   next(): boolean {

@@ -4,7 +4,10 @@
  * @module
  */
 
-import type { Frontend } from "../frontend.ts";
+import type { BlockNode, Frontend } from "../frontend.ts";
+import { becomeIoFlusher } from "../io_flusher.ts";
+import { KIND_CLAIM } from "../tokens.ts";
+import type { Attachment } from "./attachment.ts";
 import { NbdServer, type NbdServerOptions } from "./server.ts";
 
 export interface NbdFrontendOptions extends NbdServerOptions {
@@ -12,18 +15,28 @@ export interface NbdFrontendOptions extends NbdServerOptions {
   readonly uri: () => string;
   /** Removes the socket. */
   readonly removeSocket: () => void;
+  /** Makes the device's block device; null: there is to be none. */
+  readonly attach: ((server: NbdServer) => Attachment) | null;
 }
 
 export class NbdFrontend implements Frontend {
   readonly name = "nbd";
-  readonly node = null;
-  readonly can_change_read_only = true;
   readonly #o: NbdFrontendOptions;
   readonly #server: NbdServer;
+  readonly #attachment: Attachment | null;
 
   constructor(o: NbdFrontendOptions) {
     this.#o = o;
     this.#server = new NbdServer(o);
+    this.#attachment = o.attach?.(this.#server) ?? null;
+  }
+
+  get node(): BlockNode | null {
+    return this.#attachment?.node ?? null;
+  }
+  /** The kernel does not ask again whether its device is read-only. */
+  get can_change_read_only(): boolean {
+    return this.node === null;
   }
 
   get uri(): string {
@@ -33,40 +46,55 @@ export class NbdFrontend implements Frontend {
     return this.#server.unanswered_count;
   }
   start(): void {
+    if (this.#attachment !== null) {
+      becomeIoFlusher();
+      this.#attachment.start();
+    }
     this.#server.start();
   }
   isServing(): boolean {
     return true;
   }
   handle(kind: number, user: number, result: number): void {
-    this.#server.handle(kind, user, result);
+    if (kind === KIND_CLAIM) this.#attachment!.handle(result);
+    else this.#server.handle(kind, user, result);
   }
   turn(now_ms: number): boolean {
+    if (this.#attachment !== null) this.#attachment.turn(now_ms);
     return this.#server.turn(now_ms);
   }
   nextTimerMs(now_ms: number): number {
-    return this.#server.nextTimerMs(now_ms);
+    const server_ms = this.#server.nextTimerMs(now_ms);
+    if (this.#attachment === null) return server_ms;
+    return Math.min(server_ms, this.#attachment.nextTimerMs(now_ms));
   }
   hold(what: "requests" | "requests and answers" | null): void {
     this.#server.hold(what);
   }
   userCount(): number {
-    return this.#server.serving_count;
+    return this.#server.serving_count + (this.#attachment?.userCount() ?? 0);
   }
   isInUse(): boolean {
-    return this.#server.serving_count > 0;
+    if (this.#server.serving_count > 0) {
+      this.#attachment?.unclaim();
+      return true;
+    }
+    return this.#attachment?.isBusy() ?? false;
   }
   admit(on: boolean): void {
     this.#server.refusing = !on;
-    if (!on) this.#server.dropAll();
+    if (on) this.#attachment?.unclaim();
+    else this.#server.dropAll();
   }
-  stop(): "gone" {
-    return "gone";
+  stop(force: boolean): "going" | "gone" | "busy" {
+    return this.#attachment?.stop(force) ?? "gone";
   }
   dropUnfinished(): void {
     this.#server.dropUnfinished();
   }
-  renamed(): void {}
+  renamed(): void {
+    this.#attachment?.renamed();
+  }
   close(): void {
     this.#o.removeSocket();
   }

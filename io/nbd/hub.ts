@@ -59,6 +59,11 @@ export class Hub {
   /** A request has ended since this was last cleared: connections that wait for room may go on. */
   ended = false;
 
+  /** Connections of the kernel's that are not closed. */
+  attached_count = 0;
+  /** The kernel has said on one of them that it goes. */
+  has_taken_leave = false;
+
   constructor(o: HubOptions, collectPlaced: () => void) {
     this.collectPlaced = collectPlaced;
     this.arena = o.arena;

@@ -22,7 +22,10 @@ export type NbdArena = Pick<Arena, "bytes" | "alloc" | "discard" | "absolute" | 
 export type NbdMemory = Pick<Medium, "receive" | "receives_past_caches">;
 
 /** System calls on sockets that end at once. */
-export type NbdSockets = Pick<typeof sockets, "sendNow" | "shutdown" | "close" | "keepAlive">;
+export type NbdSockets = Pick<
+  typeof sockets,
+  "sendNow" | "shutdown" | "close" | "keepAlive" | "hasHungUp"
+>;
 
 /** Makes TLS connections of sockets. Completions of these come to `NbdServer.handle`, too. */
 export interface NbdTls {

@@ -125,6 +125,13 @@ export class Rig {
     return clientOn(this.ring.connect(), style, () => this.settle(), startTls, contexts);
   }
 
+  /** The kernel, at the other end of a pair of sockets. */
+  attached(): Client {
+    const client = new Client(this.ring.pair());
+    this.server.adopt(client.socket.fd);
+    return client;
+  }
+
   /** STARTTLS and a handshake, of a client that has sent its flags. */
   startTls(client: Client): void {
     client.send(option(nbd.OPT_STARTTLS, []));

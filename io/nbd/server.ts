@@ -92,11 +92,23 @@ export class NbdServer {
     for (const acceptor of this.#acceptors) acceptor.start();
   }
 
-  /** Connections in the transmission phase: while there are any, the device is in use. */
+  /** Connections in the transmission phase: while there are any, the device is in use. The kernel's do not count. */
   get serving_count(): number {
     let count = 0;
-    for (const connection of this.#connections) if (connection.isServing) count += 1;
+    for (const connection of this.#connections) {
+      if (connection.isServing && !connection.is_attached) count += 1;
+    }
     return count;
+  }
+
+  /** Connections of the kernel's that are not closed. */
+  get attached_count(): number {
+    return this.#hub.attached_count;
+  }
+
+  /** The kernel has said that it goes; what it asked before is still answered. */
+  get has_taken_leave(): boolean {
+    return this.#hub.has_taken_leave;
   }
 
   /** Connections of any kind that are not yet closed. */
@@ -106,9 +118,23 @@ export class NbdServer {
     return count;
   }
 
-  /** Drops every connection. Their requests end by themselves: go on until `open_count` is 0. */
+  /** Drops every client. Their requests end by themselves: go on until `open_count` is 0. The kernel's connections stay. */
   dropAll(): void {
-    for (const connection of this.#connections) connection.kill();
+    for (const connection of this.#connections) if (!connection.is_attached) connection.kill();
+  }
+
+  /** Drops the kernel's connections. */
+  dropAttached(): void {
+    for (const connection of this.#connections) if (connection.is_attached) connection.kill();
+  }
+
+  /** Takes a socket whose other end the kernel has, or is given; there is room for it before there is for clients. */
+  adopt(fd: number): void {
+    const place = this.#freePlace();
+    if (place === null) return this.#hub.sockets.close(fd);
+    this.#hub.has_taken_leave = false;
+    this.#serial += 1;
+    place.openAttached(fd, this.#serial);
   }
 
   /**
@@ -117,9 +143,7 @@ export class NbdServer {
   hold(what: "requests" | "requests and answers" | null): void {
     this.#hub.is_holding = what !== null;
     this.#holds_answers = what === "requests and answers";
-    for (const connection of this.#connections) {
-      if (what === null && connection.isServing) connection.marked = true;
-    }
+    if (what === null) { for (const connection of this.#connections) connection.goOn(); }
   }
 
   /** Requests that the engine is to answer, but for writes whose payload has not come. */

@@ -935,3 +935,77 @@ Deno.test("TLS: clients that go in the middle of the handshake leave nothing beh
   rig.settle();
   rig.assertIdle();
 });
+
+Deno.test("attached: the kernel is served without a word before, in the clear, and does not count as a client", () => {
+  const rig = new Rig({ tls: "require" });
+  const kernel = rig.attached();
+  kernel.write(1, 4096, bytesOf(1, 4096));
+  kernel.request(2, nbd.CMD_FLUSH, 0, 0);
+  rig.settle();
+  assertEquals(outcomes(kernel.replies()), [[1, OK], [2, OK]]);
+  assertEquals([rig.server.serving_count, rig.server.attached_count], [0, 1]);
+  rig.server.dropAll();
+  kernel.request(3, nbd.CMD_READ, 4096, 4096);
+  rig.settle();
+  assertEquals(kernel.replies()[0]!.data, bytesOf(1, 4096));
+  kernel.disconnect();
+  rig.settle();
+  assertEquals([rig.server.has_taken_leave, rig.server.attached_count], [true, 0]);
+  rig.assertIdle();
+});
+
+Deno.test("attached: a connection that breaks is no leave; all of them can be dropped", () => {
+  const rig = new Rig();
+  const [one, two] = [rig.attached(), rig.attached()];
+  const client = rig.client();
+  one.socket.client_gone = true;
+  rig.settle();
+  assertEquals([rig.server.has_taken_leave, rig.server.attached_count], [false, 1]);
+  rig.server.dropAttached();
+  rig.settle();
+  assert(two.socket.shut && !client.socket.shut);
+  assertEquals(rig.server.attached_count, 0);
+});
+
+/** Writes that wait in the server: the engine has no slot for them, and more than the receive buffer is there; or it is suspended. */
+function waitingWrites(rig: Rig, kernel: Client, is_held: boolean): number[] {
+  const cookies = Array.from({ length: is_held ? 1 : 40 }, (_, i) => i + 3);
+  rig.engine.is_asleep = true;
+  if (is_held) rig.server.hold("requests");
+  else for (const cookie of [1, 2]) kernel.request(cookie, nbd.CMD_READ, 0, 512);
+  rig.settle();
+  for (const cookie of cookies) kernel.write(cookie, 4096, bytesOf(3, 4096));
+  rig.settle();
+  return cookies;
+}
+
+Deno.test("attached: what the kernel has asked again elsewhere is not done a second time, later", () => {
+  for (const is_held of [false, true]) {
+    const rig = new Rig({ slots: 4 }); // at most two requests of one connection
+    const kernel = rig.attached();
+    waitingWrites(rig, kernel, is_held);
+    kernel.socket.client_ended = true;
+    rig.settle();
+    assertEquals(rig.server.attached_count, 1, "nothing is received that would tell");
+    const before = rig.engine.content.slice(4096, 8192);
+    rig.engine.is_asleep = false;
+    if (is_held) rig.server.hold(null);
+    rig.settle();
+    assertEquals(rig.engine.content.slice(4096, 8192), before);
+    rig.assertIdle();
+  }
+});
+
+Deno.test("attached: what was not given up is done after a stall and after a suspension", () => {
+  for (const is_held of [false, true]) {
+    const rig = new Rig({ slots: 4 });
+    const kernel = rig.attached();
+    const cookies = waitingWrites(rig, kernel, is_held);
+    rig.engine.is_asleep = false;
+    if (is_held) rig.server.hold(null);
+    rig.settle();
+    const done = kernel.replies().filter(({ cookie }) => cookie > 2);
+    assertEquals(outcomes(done), cookies.map((cookie): [number, number] => [cookie, OK]));
+    assertEquals([...rig.engine.content.slice(4096, 8192)], bytesOf(3, 4096));
+  }
+});

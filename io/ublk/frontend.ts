@@ -12,30 +12,30 @@
 import { assert } from "../../core/assert.ts";
 import { CacheError, EIO } from "../../core/errors.ts";
 import type { Arena } from "../arena.ts";
+import { userCount } from "../block_users.ts";
+import { Claim } from "../claim.ts";
 import type { BlockNode, Frontend } from "../frontend.ts";
-import { EBUSY, errorText, libc, POLLIN } from "../libc.ts";
+import { becomeIoFlusher } from "../io_flusher.ts";
+import { EBUSY, errorText, POLLIN } from "../libc.ts";
 import {
   INDEX_MASK,
-  KIND_UBLK_CLAIM,
+  KIND_CLAIM,
   KIND_UBLK_COMMAND,
   KIND_UBLK_COPY,
   KIND_UBLK_REQUEST,
   tokenOf,
 } from "../tokens.ts";
 import type { UringRing } from "../uring.ts";
-import { Claim } from "./claim.ts";
 import type { UblkDriver } from "./driver.ts";
 import * as ublk from "./protocol.ts";
 import type { RequestEngine } from "../request_engine.ts";
 import { Queues } from "./queues.ts";
 import type { Served } from "./request.ts";
-import { NodeLink } from "./node_link.ts";
+import { NodeLink } from "../node_link.ts";
+import type { NodeRecord } from "../node_record.ts";
 import type { Target } from "./target.ts";
-import { userCount } from "./users.ts";
 
 const COMMAND_USER = tokenOf(KIND_UBLK_COMMAND);
-/** What is written to the block device while memory is short must not wait for memory (prctl(2)). */
-const PR_SET_IO_FLUSHER = 57;
 /** How long somebody may take to leave who looks at the device while it is stopped: udev does, and our own claim. */
 const LEAVING_MS = 1000;
 const LOOK_MS = 50;
@@ -51,10 +51,7 @@ export interface UblkFrontendOptions {
   readonly is_recovery: boolean;
   /** The device's name, and where a link to the node goes if /dev cannot have one. */
   readonly home: { readonly name: string; readonly run_dir: string };
-  /** The device has been deleted, or is about to be. */
-  readonly forget: () => void;
-  /** The device's name has changed. */
-  readonly renamed: () => void;
+  readonly record: NodeRecord<"ublk">;
 }
 
 export class UblkFrontend implements Frontend {
@@ -80,7 +77,7 @@ export class UblkFrontend implements Frontend {
   constructor(o: UblkFrontendOptions) {
     this.#o = o;
     this.#queues = new Queues(o);
-    this.#claim = new Claim(o.arena, o.ring, o.target.path);
+    this.#claim = new Claim(o.arena, o.ring);
   }
 
   /** The kernel has requests for it, or will have. */
@@ -96,8 +93,7 @@ export class UblkFrontend implements Frontend {
   }
 
   start(): void {
-    // Without the right to it the device works, but for memory that gets very short.
-    libc.prctl(PR_SET_IO_FLUSHER, 1n, 0n, 0n, 0n);
+    becomeIoFlusher();
     this.#queues.start();
     this.#state = "starting";
     this.#command(this.#o.is_recovery ? ublk.CMD_END_USER_RECOVERY : ublk.CMD_START_DEV, Deno.pid);
@@ -114,7 +110,7 @@ export class UblkFrontend implements Frontend {
         return this.#queues.requested(user & INDEX_MASK, result);
       case KIND_UBLK_COPY:
         return this.#queues.copied(user & INDEX_MASK, result);
-      case KIND_UBLK_CLAIM:
+      case KIND_CLAIM:
         return this.#claim.handle(result);
       default:
         assert(kind === KIND_UBLK_COMMAND, "ublk: a completion of its own kind");
@@ -143,7 +139,7 @@ export class UblkFrontend implements Frontend {
   }
 
   isInUse(): boolean {
-    return this.#claim.isBusy() !== false;
+    return this.#claim.isBusy(this.#o.target.path) !== false;
   }
 
   admit(on: boolean): void {
@@ -171,7 +167,7 @@ export class UblkFrontend implements Frontend {
   dropUnfinished(): void {}
 
   renamed(): void {
-    this.#o.renamed();
+    this.#o.record.renamed();
     if (this.#node === null) return;
     this.#link?.remove();
     this.#showNode(this.#node);
@@ -182,7 +178,7 @@ export class UblkFrontend implements Frontend {
     this.#link?.remove();
     this.#o.target.close();
     this.#o.target.delete();
-    this.#o.forget();
+    this.#o.record.remove();
   }
 
   #command(op: number, data: number): void {

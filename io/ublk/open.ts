@@ -8,11 +8,11 @@ import { CacheError } from "../../core/errors.ts";
 import { Arena } from "../arena.ts";
 import { BUSY, type TableConfig } from "../control_protocol.ts";
 import { cString, EBUSY, libc, O_CLOEXEC, O_EXCL, O_NONBLOCK, result } from "../libc.ts";
+import { checkTable, NodeRecord, type RecordHome, type UblkRecord } from "../node_record.ts";
 import type { Ring } from "../ring.ts";
 import { UringRing } from "../uring.ts";
 import { pause, UblkDriver } from "./driver.ts";
 import { CMD_TRY_STOP_DEV, F_SAFE_STOP_DEV, STATE_LIVE } from "./protocol.ts";
-import { readRecord, recordPath, removeRecord, type UblkRecord, writeRecord } from "./record.ts";
 import {
   blockPath,
   deleteDevice,
@@ -29,7 +29,7 @@ const CONTROL_BYTES = 4096;
 
 /** What is known of the device before it is opened. */
 export interface UblkPlace {
-  readonly home: { readonly name: string; readonly run_dir: string };
+  readonly record: NodeRecord<"ublk">;
   readonly table: TableConfig;
 }
 
@@ -55,18 +55,18 @@ export function openTarget(
   spec: Omit<TargetSpec, "cookie">,
   recover: boolean,
 ): { target: Target; is_recovery: boolean } {
-  const path = recordPath(place.home);
-  const left = leftDevice(driver, path);
+  const { record, table } = place;
+  const left = leftDevice(driver, record);
   if (left !== null && recover) {
-    checkTable(left, place.table);
+    checkTable(blockPath(left.dev_id), left.table, table);
     const target = Target.takeOver(driver, left.dev_id, spec);
     return { target, is_recovery: true };
   }
-  if (left !== null) giveUp(driver, left, path);
+  if (left !== null) giveUp(driver, left, record);
   const [first, second] = crypto.getRandomValues(new Uint32Array(2));
   const cookie = [first!, second!] as const;
   const target = Target.add(driver, { ...spec, cookie });
-  writeRecord(path, { dev_id: target.dev_id, cookie, table: place.table });
+  record.write({ dev_id: target.dev_id, cookie, table });
   return { target, is_recovery: false };
 }
 
@@ -75,18 +75,14 @@ export function openTarget(
  *
  * @throws {CacheError} Somebody does.
  */
-export function clearLeft(
-  arena: Arena,
-  ring: Ring,
-  home: { readonly name: string; readonly run_dir: string },
-): void {
-  const path = recordPath(home);
-  if (readRecord(path) === null) return;
+export function clearLeft(arena: Arena, ring: Ring, home: RecordHome): void {
+  const record = new NodeRecord(home, "ublk");
+  if (record.read() === null) return;
   const driver = openDriver(arena, ring);
   if (typeof driver === "string") return;
   try {
-    const left = leftDevice(driver, path);
-    if (left !== null) giveUp(driver, left, path);
+    const left = leftDevice(driver, record);
+    if (left !== null) giveUp(driver, left, record);
   } finally {
     driver[Symbol.dispose]();
   }
@@ -98,44 +94,35 @@ export function clearLeft(
  * @param force whoever uses it gets errors from now on
  * @throws {CacheError} Somebody uses it, or the driver cannot be used.
  */
-export function giveUpLeft(
-  home: { readonly name: string; readonly run_dir: string },
-  force: boolean,
-): void {
-  const path = recordPath(home);
-  if (readRecord(path) === null) return;
+export function giveUpLeft(home: RecordHome, force: boolean): void {
+  const record = new NodeRecord(home, "ublk");
+  if (record.read() === null) return;
   using cleanup = new DisposableStack();
   const arena = new Arena({ cache_bytes: 0, buffer_bytes: 0, io_bytes: CONTROL_BYTES });
   cleanup.defer(() => arena.close());
   const driver = UblkDriver.open(arena);
   if (typeof driver === "string") throw new CacheError(driver);
   cleanup.use(driver);
-  const left = leftDevice(driver, path);
-  if (left !== null) giveUp(driver, left, path, force);
+  const left = leftDevice(driver, record);
+  if (left !== null) giveUp(driver, left, record, force);
 }
 
 /** The block device that a killed process has left, if it is still there. */
-function leftDevice(driver: UblkDriver, path: string): UblkRecord | null {
-  const record = readRecord(path);
-  if (record === null) return null;
-  if (stateOf(driver, record.dev_id, record.cookie) !== null) return record;
-  removeRecord(path);
+function leftDevice(driver: UblkDriver, record: NodeRecord<"ublk">): UblkRecord | null {
+  const left = record.read();
+  if (left === null) return null;
+  if (stateOf(driver, left.dev_id, left.cookie) !== null) return left;
+  record.remove();
   return null;
 }
 
-/** The data of another cache would appear under a file system that is mounted. */
-function checkTable(left: UblkRecord, table: TableConfig): void {
-  for (const key of ["cache_path", "backing_path", "data_crc", "read_only"] as const) {
-    if (left.table[key] === table[key]) continue;
-    throw new CacheError(
-      `${blockPath(left.dev_id)} was created with ${key} ${left.table[key]}, but the table says ` +
-        `${table[key]}: it is recovered only with the table it was created with`,
-    );
-  }
-}
-
 /** Nobody answers its requests: whoever uses it would wait for ever, or find another device in its place. */
-function giveUp(driver: UblkDriver, left: UblkRecord, path: string, force = false): void {
+function giveUp(
+  driver: UblkDriver,
+  left: UblkRecord,
+  record: NodeRecord<"ublk">,
+  force = false,
+): void {
   const node = blockPath(left.dev_id);
   if (!isQuiet(driver, left) || (!force && isOpen(driver, left))) {
     throw new CacheError(
@@ -144,7 +131,7 @@ function giveUp(driver: UblkDriver, left: UblkRecord, path: string, force = fals
     );
   }
   deleteDevice(driver, left.dev_id);
-  removeRecord(path);
+  record.remove();
 }
 
 /** Whether the process that served it has gone; the kernel takes a moment to notice. */

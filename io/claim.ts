@@ -8,13 +8,13 @@
  * @module
  */
 
-import { assert } from "../../core/assert.ts";
-import type { Arena } from "../arena.ts";
-import { cString, EBUSY, O_CLOEXEC, O_EXCL } from "../libc.ts";
-import { KIND_UBLK_CLAIM, tokenOf } from "../tokens.ts";
-import type { UringRing } from "../uring.ts";
+import { assert } from "../core/assert.ts";
+import type { Arena } from "./arena.ts";
+import { cString, EBUSY, O_CLOEXEC, O_EXCL } from "./libc.ts";
+import { KIND_CLAIM, tokenOf } from "./tokens.ts";
+import type { UringRing } from "./uring.ts";
 
-const USER = tokenOf(KIND_UBLK_CLAIM);
+const USER = tokenOf(KIND_CLAIM);
 const MAX_PATH_BYTES = 64;
 
 export class Claim {
@@ -22,6 +22,7 @@ export class Claim {
   static readonly ARENA_BYTES = 128;
 
   readonly #ring: Pick<UringRing, "open" | "closeLater">;
+  readonly #arena: Pick<Arena, "alloc" | "bytes">;
   readonly #path_addr: number;
   #state: "free" | "opening" | "held" | "closing" = "free";
   #fd = -1;
@@ -30,20 +31,24 @@ export class Claim {
   /** The claim is not wanted any more. */
   #is_unwanted = false;
 
-  constructor(arena: Arena, ring: Pick<UringRing, "open" | "closeLater">, path: string) {
+  constructor(
+    arena: Pick<Arena, "alloc" | "bytes">,
+    ring: Pick<UringRing, "open" | "closeLater">,
+  ) {
     this.#ring = ring;
+    this.#arena = arena;
     this.#path_addr = arena.alloc(MAX_PATH_BYTES);
-    arena.bytes.set(cString(path), this.#path_addr);
   }
 
-  /** Tries, and says whether others have the device, as far as the last try found out; null: that is not known yet. */
-  isBusy(): boolean | null {
+  /** Tries, and says whether others have the device whose node is at `path`, as far as the last try found out; null: that is not known yet. */
+  isBusy(path: string): boolean | null {
     this.#is_unwanted = false;
     if (this.#state === "held") return false;
     const found = this.#found;
     if (this.#state === "free") {
       this.#found = null;
       this.#state = "opening";
+      this.#arena.bytes.set(cString(path), this.#path_addr);
       this.#ring.open(USER, this.#path_addr, O_EXCL | O_CLOEXEC);
     }
     return found;
@@ -63,7 +68,7 @@ export class Claim {
       this.#found = null;
       return;
     }
-    assert(this.#state === "opening", "ublk: a claim ends that was not begun");
+    assert(this.#state === "opening", "a claim ends that was not begun");
     if (result < 0) {
       this.#state = "free";
       this.#found = result === -EBUSY;

@@ -1,15 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { CacheError } from "../../core/errors.ts";
-import type { TableConfig } from "../control_protocol.ts";
-import {
-  moveRecord,
-  readRecord,
-  recordedNames,
-  recordPath,
-  removeRecord,
-  stagedPath,
-  writeRecord,
-} from "./record.ts";
+import { CacheError } from "../core/errors.ts";
+import type { TableConfig } from "./control_protocol.ts";
+import { checkTable, NodeRecord, recordedNames } from "./node_record.ts";
 import { mapStagedFile } from "./staged_file.ts";
 
 const TABLE = { cache_path: "/c", backing_path: "/b" } as TableConfig;
@@ -27,22 +19,50 @@ function withRoot(act: (root: string) => void): void {
 Deno.test("a record is found by its name, moves with what belongs to it, and goes whole", () => {
   withRoot((root) => {
     assertEquals(recordedNames(`${root}/none`), []);
-    const path = recordPath({ name: "a.ublk", run_dir: `${root}/a.ublk` });
-    const record = { dev_id: 3, cookie: [1, 2] as const, table: TABLE };
-    assertEquals(readRecord(path), null);
-    writeRecord(path, record);
-    mapStagedFile(stagedPath(path), false).close();
+    const home = { name: "a.ublk", run_dir: `${root}/a.ublk` };
+    const record = new NodeRecord(home, "ublk");
+    const noted = { dev_id: 3, cookie: [1, 2] as const, table: TABLE };
+    assertEquals(record.read(), null);
+    record.write(noted);
+    mapStagedFile(record.staged_path, false).close();
     Deno.mkdirSync(`${root}/a.ublk`);
     assertEquals(recordedNames(root), ["a.ublk"]);
-    const moved = recordPath({ name: "b", run_dir: `${root}/b` });
-    moveRecord(path, moved);
+    Object.assign(home, { name: "b", run_dir: `${root}/b` });
+    record.renamed();
     assertEquals(recordedNames(root), ["b"]);
-    assertEquals(readRecord(moved), record);
-    mapStagedFile(stagedPath(moved), true).close();
-    removeRecord(moved);
-    removeRecord(moved);
+    assertEquals([record.read(), new NodeRecord(home, "ublk").read()], [noted, noted]);
+    mapStagedFile(record.staged_path, true).close();
+    record.remove();
+    record.remove();
     assertEquals([...Deno.readDirSync(root)].map(({ name }) => name), ["a.ublk"]);
   });
+});
+
+Deno.test("records of both drivers are found; what is none is refused", () => {
+  withRoot((root) => {
+    const record = new NodeRecord({ name: "n", run_dir: `${root}/n` }, "nbd");
+    record.write({ index: 2, backend: "x", table: TABLE });
+    new NodeRecord({ name: "u", run_dir: `${root}/u` }, "ublk").write(
+      { dev_id: 3, cookie: [1, 2], table: TABLE },
+    );
+    assertEquals(recordedNames(root), ["n", "u"]);
+    Deno.writeTextFileSync(`${root}/~n.nbd`, "{");
+    assertThrows(() => record.read(), CacheError, "~n.nbd: not a record of a block device");
+  });
+});
+
+Deno.test("a block device is taken over with the table it was made for only", () => {
+  checkTable("/dev/nbd0", TABLE, { ...TABLE });
+  for (
+    const [key, value] of [["cache_path", "/x"], ["backing_path", "/x"], ["data_crc", true], [
+      "read_only",
+      true,
+    ]]
+  ) {
+    const other = { ...TABLE, [String(key)]: value } as TableConfig;
+    const words = `/dev/nbd0 was created with ${key}`;
+    assertThrows(() => checkTable("/dev/nbd0", TABLE, other), CacheError, words);
+  }
 });
 
 Deno.test("staged keys are there for the next process, and a new file has none", () => {

@@ -6,10 +6,10 @@
  * @module
  */
 
-import { CacheError } from "../../core/errors.ts";
-import { STAGED_KEYS } from "../../core/log.ts";
-import { Staging } from "../../core/staging.ts";
-import { cString, errno, errorText, libc, O_CLOEXEC, O_RDWR, result } from "../libc.ts";
+import { CacheError } from "../core/errors.ts";
+import { STAGED_KEYS } from "../core/log.ts";
+import { Staging } from "../core/staging.ts";
+import { cString, errno, errorText, libc, O_CLOEXEC, O_RDWR, result } from "./libc.ts";
 
 const FILE_BYTES = Staging.bytesFor(STAGED_KEYS);
 const O_CREAT = 0o100;
