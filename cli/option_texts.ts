@@ -38,7 +38,9 @@ export const FLAG_TEXTS: { readonly [N in FlagName]: FlagText } = {
   notable: "Create a device without a table; load and resume give it one",
   prometheus: "Print in the text format of Prometheus",
   readonly: "Refuse writes to the cached device",
-  recover: "Take over the block device that a killed process has left, if there is one",
+  recover:
+    "Go on with the device in a new process: with the block device that a killed one has left, or in " +
+    "place of the living one, which ends",
   retry: "While the device is busy, try again: 25 times, 200 ms apart",
   rows: "Print fields as lines and devices as columns",
   setuuid: "Set the UUID of a device that has none, instead of its name",

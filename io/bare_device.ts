@@ -111,6 +111,7 @@ export class BareDevice<D> {
       case "remove":
         this.#removed_by = client;
         return null;
+      case "hand_over":
       case "suspend":
       case "wipe":
       case "stats":

@@ -349,6 +349,8 @@ export function parseRequest(line: Uint8Array): ControlRequest {
       return { verb: "suspend", noflush: bool(request, "noflush") };
     case "load":
       return { verb: "load", table: tableConfig(request.table) };
+    case "hand_over":
+      return { verb: "hand_over", table: tableConfig(request.table) };
     case "rename":
       return { verb: "rename", from: text(request, "from"), to: text(request, "to") };
     case "set_uuid":

@@ -28,6 +28,11 @@ export type ControlRequest =
    * the answer comes at once then.
    */
   | { verb: "remove"; flush: boolean; force?: boolean; deferred?: boolean }
+  /**
+   * Ends the process, so that another one, which the caller starts with this table, goes on with the device. Answered when all
+   * is durable and at rest.
+   */
+  | { verb: "hand_over"; table: TableConfig }
   /** Answered when nothing is under way any more; `noflush`: at once. No request is answered until `resume`. */
   | { verb: "suspend"; noflush: boolean }
   /** The inactive table becomes the live one, if there is one; held requests go on. */
@@ -230,6 +235,7 @@ export interface ReplyOf {
   message: MessageReply;
   progress: ProgressReply;
   remove: RemoveReply;
+  hand_over: DoneReply;
   suspend: DoneReply;
   resume: DoneReply;
   load: DoneReply;

@@ -153,6 +153,20 @@ Deno.test("the parts of requests are checked", () => {
   for (const flush of [undefined, 1, "true", null]) {
     assertThrows(() => parse({ verb: "remove", flush }), CacheError, "true or false is wanted");
   }
+  const table = {
+    cache_path: "/c",
+    backing_path: "/b",
+    data_crc: true,
+    cache_mode: null,
+    length_sectors: 8,
+    read_only: false,
+  };
+  for (const verb of ["load", "hand_over"]) {
+    assertEquals<unknown>(parse({ verb, table, more: 1 }), { verb, table });
+    assertThrows(() => parse({ verb }), CacheError, "table: a JSON object is wanted");
+    const wrong = { ...table, read_only: "no" };
+    assertThrows(() => parse({ verb, table: wrong }), CacheError, "read_only");
+  }
   const words = ["gc_percent", "7"];
   assertEquals(parse({ verb: "message", args: words }), { verb: "message", args: words });
   for (const args of [undefined, "gc_percent 7", [7], new Array(65).fill(""), ["x".repeat(4097)]]) {

@@ -64,6 +64,10 @@ export type { DeviceConfig, DeviceEvent };
 
 /** How long the last answers may take to leave. */
 const GOODBYE_MS = 1000;
+/** What is answered while the device is being left to another process. */
+const ASKS_ONLY: ReadonlySet<string> = new Set<ControlRequest["verb"]>(
+  ["status", "table", "info", "stats", "progress", "wait"],
+);
 /** How often it is looked whether a device that goes when its last client does can go. */
 const DEFERRED_LOOK_MS = 500;
 /**
@@ -198,6 +202,9 @@ class Device {
   readonly #watch: Watch;
   readonly #pace: Pace;
   #inactive: TableConfig | null = null;
+  /** Who waits for the device to be left to another process; -1: nobody. */
+  #heir = -1;
+  #is_handed_over = false;
   /** Who waits for the table to be wiped; -1: nobody. */
   #wiper = -1;
   /** The table has been replaced by one that fails all I/O, and both devices are let go. */
@@ -292,21 +299,22 @@ class Device {
     ];
   }
 
-  /** Serves until the device has been removed. */
+  /** Serves until the device has been removed, or left to another process. */
   serve(): void {
-    while (!this.#removal.is_done) {
+    while (!this.#removal.is_done && !this.#is_handed_over) {
       this.#ring.wait(this.#sleepMs());
       this.#turn();
     }
     removeFile(`${this.#shell.home.run_dir}/${CONTROL_SOCKET}`);
-    this.#frontend.close();
+    if (!this.#is_handed_over) this.#frontend.close();
     this.#sayGoodbye();
   }
 
-  /** Tells the one who asked for the removal. Whoever does not read its answers is not waited for. */
+  /** Tells the one who asked for the end. Whoever does not read its answers is not waited for. */
   #sayGoodbye(): void {
     this.#shell.events.end(this.#shell.reply);
-    this.#control.reply(this.#removal.client, this.#removal.outcome());
+    if (this.#is_handed_over) this.#control.reply(this.#heir, DONE);
+    else this.#control.reply(this.#removal.client, this.#removal.outcome());
     const deadline_ms = performance.now() + GOODBYE_MS;
     while (this.#control.is_sending) {
       this.#ring.wait(GOODBYE_MS);
@@ -329,6 +337,7 @@ class Device {
     this.#shell.events.forget(client);
     this.#jobs.clientGone(client);
     if (client === this.#wiper) this.#wiper = -1;
+    if (client === this.#heir && !this.#suspension.is_held) this.#heir = -1;
   }
 
   #turn(): void {
@@ -342,6 +351,9 @@ class Device {
     );
     this.#control.turn(now_ms);
     if (this.#suspension.is_pending) this.#suspendOn(now_ms);
+    if (this.#heir >= 0 && this.#suspension.is_held) {
+      this.#is_handed_over = this.#frontend.leave();
+    }
     if (this.#shell.is_deferred) this.#removeDeferred(now_ms);
     if (this.#jobs.is_under_way) this.#jobOn(now_ms);
     if (this.#removal.is_under_way) this.#removeOn(now_ms);
@@ -403,6 +415,7 @@ class Device {
     for (let step = 0; step < 2; step++) {
       if (this.#suspension.step()) {
         const { client } = this.#suspension;
+        if (this.#heir >= 0) return;
         if (this.#wiper >= 0) this.#wipe();
         else this.#shell.raise();
         return this.#control.reply(client, DONE);
@@ -418,6 +431,7 @@ class Device {
   }
 
   #answer(request: ControlRequest, client: number): ControlReply | null {
+    if (this.#heir >= 0 && !ASKS_ONLY.has(request.verb)) return { ok: false, error: BUSY };
     const reply = this.#shell.answer(request, client);
     if (request.verb === "rename" && reply?.ok) {
       Object.assign(this.#served, namesOf(this.#shell.home.name));
@@ -450,6 +464,8 @@ class Device {
         return this.#askWipe(client);
       case "remove":
         return this.#remove(request, client);
+      case "hand_over":
+        return this.#handOver(request.table, client);
       default:
         throw new Error(`verb ${request.verb} is the shell's`);
     }
@@ -499,14 +515,24 @@ class Device {
     if (this.#is_wiped) {
       throw new CacheError(`${INVALID}: the table was wiped; remove the device and create it anew`);
     }
+    this.#checkSame(table, !this.#frontend.can_change_read_only);
+    this.#inactive = table;
+  }
+
+  /**
+   * Checks that a table says what the live one says.
+   *
+   * @throws {CacheError}
+   */
+  #checkSame(table: TableConfig, compares_read_only: boolean): void {
     const { full_sectors } = this.#parts;
     const facts: [what: string, is: unknown, wanted: unknown][] = [
       ["cache device", realPath(this.#config.cache_path), realPath(table.cache_path)],
       ["backing device", realPath(this.#config.backing_path), realPath(table.backing_path)],
       ["data_crc", this.#config.data_crc, table.data_crc],
-      ...(this.#frontend.can_change_read_only
-        ? []
-        : [["read_only", this.#served.read_only, table.read_only] as [string, unknown, unknown]]),
+      ...(compares_read_only
+        ? [["read_only", this.#served.read_only, table.read_only] as [string, unknown, unknown]]
+        : []),
       ["length", this.#engine.size_bytes / SECTOR_BYTES, table.length_sectors ?? full_sectors],
     ];
     for (const [what, is, wanted] of facts) {
@@ -516,7 +542,28 @@ class Device {
           "remove the device and create it with this table",
       );
     }
-    this.#inactive = table;
+  }
+
+  /** From the moment the device is at rest there is no way back: whoever asked may be gone then. */
+  #handOver(table: TableConfig, client: number): ControlReply | null {
+    const obstacle = this.#obstacleToHandOver();
+    if (obstacle !== "") return { ok: false, error: `${BUSY}: ${obstacle}` };
+    const checked = answering(() => this.#checkSame(table, true));
+    if (!checked.ok) return checked;
+    this.#heir = client;
+    return this.#suspension.ask(client, false);
+  }
+
+  /** What another process would not know of, or not go on with. */
+  #obstacleToHandOver(): string {
+    if (this.#removal.is_under_way) return "it is being removed";
+    if (this.#shell.is_deferred) return "it goes when its last user does";
+    if (this.#is_wiped) return "its table was wiped";
+    if (this.#inactive !== null) return "it has an inactive table: resume or clear it first";
+    if (this.#suspension.is_under_way) return "it is suspended: resume it first";
+    if (this.#jobs.is_under_way) return "a message is under way";
+    const clients = this.#frontend.clientCount();
+    return clients === 0 ? "" : `NBD clients are connected: ${clients}`;
   }
 
   #askWipe(client: number): ControlReply | null {

@@ -44,12 +44,19 @@ export interface Frontend {
   readonly unanswered_count: number;
   /** Who uses the device, as far as that shows: connections, mounts, devices on top. */
   userCount(): number;
+  /** Connections over the network or a socket that do not outlive the process. */
+  clientCount(): number;
   /** Whether somebody is in the way of a removal. Where that takes a moment to find out it is true until then. */
   isInUse(): boolean;
   /** Lets new clients in, or keeps them out. */
   admit(on: boolean): void;
   /** Ends the serving, to be asked until it is over; "busy": somebody came in between. `force`: users do not matter. */
   stop(force: boolean): "going" | "gone" | "busy";
+  /**
+   * Leaves its block device, if it has one, to the process after this one, with all that is asked of it; to be asked until
+   * it is true. The engine is at rest.
+   */
+  leave(): boolean;
   /** Whether a table that is loaded may be read-only where the live one is not, or the other way round. */
   readonly can_change_read_only: boolean;
   /** Drops the clients whose last write is not complete. */

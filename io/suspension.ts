@@ -46,6 +46,11 @@ export class Suspension {
     return this.#phase !== "none";
   }
 
+  /** Nothing changes any more on either device, or with noflush nothing is answered. */
+  get is_held(): boolean {
+    return this.#phase === "held";
+  }
+
   /** The device is about to be suspended: `step` has to be called. */
   get is_pending(): boolean {
     return this.#phase === "draining" || this.#phase === "closing";

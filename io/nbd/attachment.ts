@@ -33,8 +33,6 @@ import { nodePath } from "./node_path.ts";
 import type { NbdServer } from "./server.ts";
 import { SIMPLE } from "./session.ts";
 
-/** Connections: a request need not wait for the payload of another one. */
-export const CONNECTIONS = 4;
 /** Between two tries to make connections anew. */
 const RETRY_MS = 200;
 /** How long somebody may take to leave who looks at the device while it is let go: udev does, and our own claim. */
@@ -53,6 +51,8 @@ export interface AttachmentPlan {
   readonly index: number | null;
   /** The block device that a process has left, to be taken over; null: a new one. */
   readonly left: NbdRecord | null;
+  /** How many connections the kernel gets. */
+  readonly connections: number;
 }
 
 export interface AttachmentOptions extends AttachmentPlan {
@@ -114,7 +114,7 @@ export class Attachment {
   #connect(): void {
     const { kernel, record, served, table, index } = this.#o;
     const backend = `pcache ${crypto.randomUUID()}`;
-    this.#index = this.#withSockets(CONNECTIONS, (fds) =>
+    this.#index = this.#withSockets(this.#o.connections, (fds) =>
       kernel.connect({
         index,
         backend,
@@ -144,14 +144,14 @@ export class Attachment {
     }
     this.#index = index;
     this.#backend = backend;
-    const errno = this.#reconnect(CONNECTIONS);
+    const errno = this.#reconnect(this.#o.connections);
     if (errno !== 0) throw new CacheError(`${path}: taking it over: ${errorText(errno)}`);
   }
 
   /** Goes on: makes connections anew that the kernel has given up. */
   turn(now_ms: number): void {
-    const { server } = this.#o;
-    const lacking = CONNECTIONS - server.attached_count;
+    const { server, connections } = this.#o;
+    const lacking = connections - server.attached_count;
     if (this.#state !== "live" || lacking === 0) return;
     if (server.has_taken_leave) {
       // Somebody has disconnected it (nbd-client -d).
@@ -169,7 +169,7 @@ export class Attachment {
   nextTimerMs(now_ms: number): number {
     if (this.#state === "leaving") return LOOK_MS;
     const { attached_count, has_taken_leave } = this.#o.server;
-    if (this.#state !== "live" || attached_count === CONNECTIONS || has_taken_leave) {
+    if (this.#state !== "live" || attached_count === this.#o.connections || has_taken_leave) {
       return Infinity;
     }
     return Math.max(0, this.#retry_ms - now_ms);

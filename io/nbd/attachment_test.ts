@@ -3,7 +3,7 @@ import { CacheError, EINVAL } from "../../core/errors.ts";
 import { EBUSY } from "../libc.ts";
 import type { TableConfig } from "../control_protocol.ts";
 import type { NbdRecord } from "../node_record.ts";
-import { Attachment, CONNECTIONS, settleLeft } from "./attachment.ts";
+import { Attachment } from "./attachment.ts";
 import type { FakeSocket } from "./fakes.ts";
 import type { KernelClient, KernelDeviceSpec } from "./kernel_client.ts";
 import { findLeft, giveUp } from "./open_attachment.ts";
@@ -19,6 +19,7 @@ const TABLE: TableConfig = {
   read_only: false,
 };
 const EPERM = 1;
+const CONNECTIONS = 4;
 const THEIRS = 10_000;
 
 /** The kernel's NBD client, with one device; what it does to its sockets the server sees. */
@@ -112,6 +113,7 @@ class AttachmentRig {
         return { path: "/l", remove: () => void this.events.push("link removed") };
       },
       index: o.index ?? null,
+      connections: CONNECTIONS,
       left: o.left ?? null,
       arena: { alloc: () => 0, bytes: new Uint8Array(Attachment.ARENA_BYTES) },
       ring: {

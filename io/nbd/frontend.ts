@@ -74,6 +74,9 @@ export class NbdFrontend implements Frontend {
   userCount(): number {
     return this.#server.serving_count + (this.#attachment?.userCount() ?? 0);
   }
+  clientCount(): number {
+    return this.#server.serving_count;
+  }
   isInUse(): boolean {
     if (this.#server.serving_count > 0) {
       this.#attachment?.unclaim();
@@ -88,6 +91,10 @@ export class NbdFrontend implements Frontend {
   }
   stop(force: boolean): "going" | "gone" | "busy" {
     return this.#attachment?.stop(force) ?? "gone";
+  }
+  /** The end of the process tells the kernel. */
+  leave(): boolean {
+    return true;
   }
   dropUnfinished(): void {
     this.#server.dropUnfinished();

@@ -2,6 +2,7 @@
  * A block device of the ublk driver as a device's front-end: `/dev/ublkbN`.
  *
  *   new -> starting -> live -> stopping -> stopped
+ *                      live -> quiescing -> quiesced     left to another process
  *
  * Should the process end while it is live, the kernel keeps the block device and holds its requests, until a process takes
  * it over (`create --recover`) or it is given up.
@@ -39,6 +40,8 @@ const COMMAND_USER = tokenOf(KIND_UBLK_COMMAND);
 /** How long somebody may take to leave who looks at the device while it is stopped: udev does, and our own claim. */
 const LEAVING_MS = 1000;
 const LOOK_MS = 50;
+/** How long the kernel may wait until each queue has a request free that it can tell us by. */
+const QUIESCE_MS = 5000;
 
 export interface UblkFrontendOptions {
   readonly arena: Arena;
@@ -65,7 +68,7 @@ export class UblkFrontend implements Frontend {
   readonly #o: UblkFrontendOptions;
   readonly #queues: Queues;
   readonly #claim: Claim;
-  #state: "new" | "starting" | "live" | "stopping" | "stopped" = "new";
+  #state: "new" | "starting" | "live" | "stopping" | "stopped" | "quiescing" | "quiesced" = "new";
   #node: BlockNode | null = null;
   #link: NodeLink | null = null;
   #failure = "";
@@ -82,7 +85,7 @@ export class UblkFrontend implements Frontend {
 
   /** The kernel has requests for it, or will have. */
   get was_live(): boolean {
-    return this.#state === "live" || this.#state === "stopping" || this.#state === "stopped";
+    return this.#state !== "new" && this.#state !== "starting";
   }
 
   get node(): BlockNode | null {
@@ -138,6 +141,10 @@ export class UblkFrontend implements Frontend {
     return this.#node === null ? 0 : userCount(this.#node);
   }
 
+  clientCount(): number {
+    return 0;
+  }
+
   isInUse(): boolean {
     return this.#claim.isBusy(this.#o.target.path) !== false;
   }
@@ -162,6 +169,16 @@ export class UblkFrontend implements Frontend {
     this.#state = "stopping";
     this.#command(is_safe && !force ? ublk.CMD_TRY_STOP_DEV : ublk.CMD_STOP_DEV, 0);
     return "going";
+  }
+
+  /** The kernel is told where it can be; where that fails the end of the process says the same. */
+  leave(): boolean {
+    if (this.#state === "live") {
+      const can_quiesce = (this.#o.target.flags & ublk.F_QUIESCE) !== 0;
+      this.#state = can_quiesce ? "quiescing" : "quiesced";
+      if (can_quiesce) this.#command(ublk.CMD_QUIESCE_DEV, QUIESCE_MS);
+    }
+    return this.#state === "quiesced";
   }
 
   dropUnfinished(): void {}
@@ -190,6 +207,7 @@ export class UblkFrontend implements Frontend {
     const result = this.#o.driver.take();
     if (result === null) return this.#o.ring.poll(COMMAND_USER, this.#o.driver.fd, POLLIN);
     if (this.#state === "starting") this.#started(result);
+    else if (this.#state === "quiescing") this.#state = "quiesced";
     else this.#stopped(result);
   }
 

@@ -60,7 +60,7 @@ const NEEDED: readonly [flag: number, what: string][] = [
   [ublk.F_USER_RECOVERY_REISSUE, "USER_RECOVERY_REISSUE, Linux 6.1"],
 ];
 /** Used where they are there. */
-const WANTED = ublk.F_SAFE_STOP_DEV;
+const WANTED = ublk.F_QUIESCE | ublk.F_SAFE_STOP_DEV;
 
 /** Why the driver cannot be used for a device; "": it can. Those that do not say what they can do lack USER_COPY, too. */
 export function whyUnusable(driver: UblkDriver): string {

@@ -75,8 +75,8 @@ Deno.test("guest: --attach makes a block device, which says what it is, and goes
   assertEquals(sysfs(info, "ro"), "0");
   assert(Number(sysfs(info, "queue/discard_max_bytes")) > 0);
   assertEquals(sysfs(info, "pid"), String(info.pid));
-  // As many queues as connections.
-  assertEquals([...Deno.readDirSync(`/sys/block/nbd5/mq`)].length, 4);
+  // As many queues as connections, which are as many as processors.
+  assertEquals([...Deno.readDirSync(`/sys/block/nbd5/mq`)].length, 2);
 
   const taken = await rig.pcache(
     "create",
@@ -120,18 +120,17 @@ Deno.test("guest: a file system on an attached device; by force it goes, users o
     await must("/usr/bin/mount", info.node, dir);
     assertEquals((await infoOf(rig)).open_count, 1);
     const data = crypto.getRandomValues(new Uint8Array(60_000));
-    for (let i = 0; i < 20; i++) Deno.writeFileSync(`${dir}/${i}`, data.subarray(i));
+    for (let i = 0; i < 5; i++) Deno.writeFileSync(`${dir}/${i}`, data.subarray(i));
     await must("sync");
     await mustBeBusy(rig);
     await must("/usr/bin/umount", dir);
     if (check !== "") await must("sh", "-c", `/usr/sbin/${check} ${info.node}`);
     await must("/usr/bin/mount", info.node, dir);
-    for (let i = 0; i < 20; i++) assertEquals(Deno.readFileSync(`${dir}/${i}`), data.subarray(i));
+    for (let i = 0; i < 5; i++) assertEquals(Deno.readFileSync(`${dir}/${i}`), data.subarray(i));
     await must("/usr/bin/umount", dir);
   }
   const user = Deno.openSync(info.node);
   await rig.ok("remove", "--force", "d");
-  assert(!exists("/sys/block/nbd0/pid"), "it is let go");
   let failed = false;
   try {
     user.seekSync(512 * MIB, Deno.SeekMode.Start);
@@ -141,6 +140,9 @@ Deno.test("guest: a file system on an attached device; by force it goes, users o
   }
   user.close();
   assert(failed, "whoever has it open gets errors");
+  const sys = `/sys/block/${info.node.slice(5)}`;
+  await until("it is let go", () => !exists(`${sys}/pid`));
+  assert(!exists(info.link));
 });
 
 Deno.test("guest: a file system stays mounted while the process of an attached device is killed", async () => {
@@ -151,7 +153,7 @@ Deno.test("guest: a file system stays mounted while the process of an attached d
   await must("/usr/sbin/mkfs.ext4", "-q", "-F", node);
   await must("/usr/bin/mount", node, dir);
   rig.defer("unmount", () => run("/usr/bin/umount", ["-l", dir]));
-  const data = crypto.getRandomValues(new Uint8Array(200_000));
+  const data = crypto.getRandomValues(new Uint8Array(60_000));
   Deno.writeFileSync(`${dir}/flushed`, data);
   await must("sync");
 
@@ -202,8 +204,8 @@ Deno.test("guest: fio verifies what it writes on an attached device", async () =
   await using rig = makeRig();
   const { node } = await mustCreate(rig, "--attach");
   const job = ["--name=j", `--filename=${node}`, "--direct=1", "--ioengine=libaio", "--iodepth=32"];
-  const shape = ["--rw=randwrite", "--bs=512-131072", "--size=64m", "--verify=crc32c"];
-  await must("/usr/bin/fio", ...job, ...shape, "--verify_fatal=1", "--fsync=32");
+  const shape = ["--rw=randwrite", "--bs=512-131072", "--size=16m", "--verify=crc32c"];
+  console.log(await must("/usr/bin/fio", ...job, ...shape, "--verify_fatal=1", "--fsync=32"));
   await rig.ok("remove", "--retry", "d");
 });
 
