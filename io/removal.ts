@@ -86,8 +86,9 @@ export class Removal {
 
   /** The one who asked has gone: what can be given up is. */
   clientGone(client: number): void {
-    if (client === this.#client && this.#phase === "draining") this.#giveUp();
-    if (client === this.#client && this.#phase === "asked") this.#phase = "none";
+    if (client !== this.#client) return;
+    // A block device may have been claimed already.
+    if (this.#phase === "asked" || this.#phase === "draining") this.#giveUp();
   }
 
   /** Goes on as far as possible. Returns the refusal when the removal has failed. The engine has to be pumped after. */

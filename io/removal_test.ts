@@ -97,6 +97,17 @@ Deno.test("when the one who asked goes, draining ends and the device goes on", (
   assertEquals([removal.is_under_way, host.engine.draining, host.admits], [false, false, true]);
 });
 
+Deno.test("when the one who asked goes at once, the device is free for others again", () => {
+  const host = new FakeHost();
+  const removal = new Removal(host);
+  host.clients = 1;
+  removal.ask(7, { flush: false, force: false }, 0);
+  removal.step(0);
+  host.admits = false;
+  removal.clientGone(7);
+  assertEquals([removal.is_under_way, host.admits], [false, true]);
+});
+
 Deno.test("a removal that closes already is not given up", () => {
   const host = new FakeHost();
   const removal = new Removal(host);
