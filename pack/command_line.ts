@@ -6,7 +6,7 @@
 
 import { DEVICE_FIELDS, NAME_PART_FIELDS } from "../cli/device_fields.ts";
 import { FLAG_TEXTS, OPTIONAL_TEXTS, VALUE_TEXTS } from "../cli/option_texts.ts";
-import { COMMON_OPTIONS, FLAGS, type OptionName, OPTIONALS, VALUES } from "../cli/options.ts";
+import { COMMON_OPTIONS, FLAGS, OPTIONALS, type OptionName, VALUES } from "../cli/options.ts";
 import { ADDRESS_OPTIONS, type Verb, VERBS } from "../cli/verbs.ts";
 import { TARGET_TYPE } from "../core/table.ts";
 
