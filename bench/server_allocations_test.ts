@@ -65,6 +65,7 @@ class Loop {
       shutdown: () => 0,
       close: () => 0,
       keepAlive: () => 0,
+      hasHungUp: () => false,
     };
     this.#server = new NbdServer({
       arena,

@@ -9,7 +9,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { isRunning, MIB, must, Rig, until } from "../../device.ts";
 
 /** How often the process is replaced under fio. */
-const ROUNDS = 3;
+const ROUNDS = 2;
 
 interface Info {
   node: string;
