@@ -6,22 +6,12 @@
 
 import { CacheError } from "../core/errors.ts";
 import { parseTable, type Table } from "../core/table.ts";
-import { callControl } from "../io/control_client.ts";
-import type { TableConfig } from "../io/control_protocol.ts";
 import { nodeIndex } from "../io/nbd/node_path.ts";
-import {
-  checkName,
-  checkUuid,
-  controlPath,
-  isPublished,
-  ProcessEnd,
-  runRoot,
-} from "../io/run_dir.ts";
+import { checkName, checkUuid, runRoot } from "../io/run_dir.ts";
 import { parseConcise } from "./concise.ts";
 import type { DeviceConfig } from "../io/device_config.ts";
 import { MAJOR } from "./device_fields.ts";
 import type { Order } from "./device_process.ts";
-import { isGone } from "./devices.ts";
 import { parseEntrance } from "./entrance.ts";
 import { failedOn, UsageError } from "./failure.ts";
 import { showVerbose } from "./info.ts";
@@ -29,6 +19,7 @@ import { launch } from "./launch.ts";
 import { NBD_OPTIONS, type OptionName, type Options } from "./options.ts";
 import { warn } from "./output.ts";
 import { ProgressBar, terminalScreen } from "./progress.ts";
+import { succeed } from "./succession.ts";
 import { readStdin, readTable, tableConfig } from "./table_input.ts";
 
 /** `create NAME [FILE]`: returns when the device answers; on failure nothing is left behind. */
@@ -98,12 +89,10 @@ async function create(device: NewDevice, options: Options): Promise<void> {
       format: options.format === true,
     },
   };
-  const { table: config, recover } = order.device;
-  const heirloom = recover && config !== null ? await succeed(name, config) : null;
   const is_talkative = options.verbose === true || Deno.stderr.isTerminal();
   const bar = new ProgressBar(name, terminalScreen());
   try {
-    const ready = await launch({ ...order, uuid: uuid || (heirloom?.uuid ?? "") }, (event) => {
+    const ready = await launch(options.recover ? await succeed(order) : order, (event) => {
       if (event.event === "reading") bar.show(event.done_bytes, event.left_bytes);
       else if (is_talkative) warn(`${name}: ${event.text}`);
     });
@@ -113,29 +102,6 @@ async function create(device: NewDevice, options: Options): Promise<void> {
     bar.stop();
     if (error instanceof CacheError) throw failedOn("create", name, error.message);
     throw error;
-  }
-}
-
-/**
- * Has the process that serves the device leave it to the one that is about to be started. Returns what that one has to be told of
- * it; null: no process serves it.
- *
- * @throws {CacheError} It does not leave it, or not with this table.
- */
-async function succeed(name: string, table: TableConfig): Promise<{ uuid: string } | null> {
-  const root = runRoot();
-  if (!isPublished(root, name)) return null;
-  try {
-    using end = new ProcessEnd(root, name);
-    const path = controlPath(root, name);
-    const info = await callControl(path, { verb: "info" });
-    const reply = await callControl(path, { verb: "hand_over", table });
-    if (!reply.ok) throw failedOn("create", name, reply.error);
-    await end.wait();
-    return { uuid: info.ok ? info.uuid : "" };
-  } catch (error) {
-    if (!isGone(error)) throw error;
-    return null;
   }
 }
 

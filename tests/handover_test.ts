@@ -57,6 +57,7 @@ Deno.test("a device goes on in its old process when another one cannot go on wit
   };
   await refused(/data_crc true, but it is false/, "--table", `${table} data_crc true`);
   await refused(/read_only true, but it is false/, "--readonly", "--table", table);
+  await refused(/its frontend is nbd, not ublk/, "--frontend", "ublk", "--table", table);
   const client = await NbdClient.connect(await rig.uri("d"));
   await refused(/busy: NBD clients are connected: 1/, "--table", table);
   await leave(rig, client);
