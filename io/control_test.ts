@@ -158,6 +158,7 @@ Deno.test("the parts of requests are checked", () => {
     backing_path: "/b",
     data_crc: true,
     cache_mode: null,
+    eviction: "fifo",
     length_sectors: 8,
     read_only: false,
   };

@@ -15,6 +15,7 @@ const TABLE: TableConfig = {
   backing_path: "/b",
   data_crc: false,
   cache_mode: null,
+  eviction: "fifo",
   length_sectors: null,
   read_only: false,
 };
