@@ -423,7 +423,7 @@ const BAD_TABLES: [table: string, message: string][] = [
   ["0 2048 pcache", "Insufficient args"],
   ["0 2048 pcache C", "Insufficient args"],
   ["0 2048 pcache C B x", "Invalid number of cache option arguments"],
-  ["0 2048 pcache C B 5 a b c d e", "Invalid number of cache option arguments"],
+  ["0 2048 pcache C B 13 a b c d e f g h i j k l m", "Invalid number of cache option arguments"],
   ["0 2048 pcache C B 1 cache_mode", "Missing value for cache_mode"],
   ["0 2048 pcache C B 1 data_crc", "Missing value for data_crc"],
   ["0 2048 pcache C B 2 cache_mode writenone", "Invalid cache mode parameter"],
