@@ -63,7 +63,7 @@ const NEEDED: readonly [flag: number, what: string][] = [
 const WANTED = ublk.F_QUIESCE | ublk.F_SAFE_STOP_DEV;
 
 /** Why the driver cannot be used for a device; "": it can. Those that do not say what they can do lack USER_COPY, too. */
-export function whyUnusable(driver: UblkDriver): string {
+export function whyUnusable(driver: Pick<UblkDriver, "features">): string {
   return whatLacks(driver.features);
 }
 
