@@ -15,6 +15,8 @@ const DISK_BYTES = 64 * MIB;
 const BLOCK_BYTES = 4096;
 const BLOCKS = DISK_BYTES / BLOCK_BYTES;
 const ROUNDS = 3;
+/** The moment of the power cut in the log of writes: one word. */
+const MARK = "power_cut";
 /** Blocks between two flushes, and flushes. */
 const BURST = 100;
 const BURSTS = 6;
@@ -50,11 +52,11 @@ for (let round = 1; round <= ROUNDS; round++) {
     await rig.ok("message", "d", "0", "flush"); // some of it is written back for sure
     await writeAndFlush(uri, random, versions);
     await rig.kill("d");
-    await must("/usr/sbin/dmsetup", "message", name, "0", "mark", "power cut");
+    await must("/usr/sbin/dmsetup", "message", name, "0", "mark", MARK);
     await removeDisk();
 
     const left = rig.file("left", DISK_BYTES);
-    const replayed = replayWrites(rig.path("log"), left, "power cut");
+    const replayed = replayWrites(rig.path("log"), left, MARK);
     console.log(`the disk had flushed ${replayed.flushes} times: ${JSON.stringify(replayed)}`);
     assert(replayed.writes > 0 && replayed.flushes > 0);
     await rig.ok("create", "d", "--table", `pcache ${cache} ${left}`);
