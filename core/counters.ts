@@ -47,8 +47,10 @@ export class Counters {
   writeback_relogged = 0;
   /** Ksets that were durable and could not be read again: writes are refused from then on. */
   log_damaged = 0;
-  /** Bytes that GC carried to the head, since they had been read. */
+  /** Bytes that GC copied to the main part of the cache, since they had been read. */
   carried_bytes = 0;
+  /** Keys that GC logged again, since their bytes stay where they are. */
+  kept_keys = 0;
   gc_rounds = 0;
   gc_ksets = 0;
   segments_freed = 0;

@@ -25,6 +25,7 @@ import { Fills } from "./fills.ts";
 import { Flushes } from "./flushes.ts";
 import { GC_PERCENT_MAX, SECTOR_BYTES } from "./format.ts";
 import { Gc } from "./gc.ts";
+import { Heat } from "./heat.ts";
 import { KeySums } from "./key_sums.ts";
 import { Latencies, type LatencyReport } from "./latencies.ts";
 import { Log, STAGED_KEYS } from "./log.ts";
@@ -155,7 +156,7 @@ export class Engine {
     this.#reads = new Reads(state, this.#fills);
     this.#writes = new Writes(state, this.#fills, this.#flushes);
     this.#writeback = new WriteBack(state, limits.batch_ksets);
-    this.#gc = new Gc(state);
+    this.#gc = new Gc(state, replayed.keys);
     state.counters.dirty_bytes = replayed.dirty_bytes;
   }
 
@@ -424,7 +425,7 @@ export class Engine {
     this.#state.now_ms = now_ms;
     this.#state.log.now_ms = now_ms;
     this.#writes.allowKeys();
-    this.#gc.allowCarrying();
+    this.#gc.allowKeeping();
     this.#goOn();
     while (this.#step(now_ms));
   }
@@ -463,12 +464,15 @@ export class Engine {
 
   /** What becomes of clean data when GC comes to it. */
   get eviction(): Eviction {
-    return this.#state.carries ? "reinsert" : "fifo";
+    return this.#state.heat === null ? "fifo" : "reinsert";
   }
 
   /** Sets what becomes of clean data when GC comes to it, until the cache is closed. */
   setEviction(eviction: Eviction): void {
-    this.#state.carries = eviction === "reinsert";
+    if (eviction === this.eviction) return;
+    const { index, segments, cache } = this.#state;
+    const sectors = segments.total * Math.floor(cache.data_bytes / SECTOR_BYTES);
+    this.#state.heat = eviction === "reinsert" ? new Heat(index, sectors) : null;
   }
 
   /** What is done with writes and misses. */
@@ -618,7 +622,8 @@ export class Engine {
     if (state.is_closing) state.backing_flushes.want(state.arounds.flush);
     any = state.backing_flushes.step() || any;
     const { durable_seg, durable_off } = this.#writeback;
-    any = this.#gc.step(is_starved, durable_seg, durable_off) || any;
+    const is_waited_for = this.#writes.is_starved;
+    any = this.#gc.step(is_starved, is_waited_for, durable_seg, durable_off) || any;
     any = this.#writes.step() || any;
     any = this.#reads.step() || any;
     return this.#fills.step() || any;

@@ -2,17 +2,22 @@
  * Eviction: what becomes of clean extents when GC comes to their keys.
  *
  * - `fifo`: they are dropped, oldest first.
- * - `reinsert`: those that were read since they came in are carried to the head, in the manner of CLOCK and S3-FIFO: their bytes are copied
- *   to the data head and get a new key, with one hit less. So what a scan brought once goes on the first round, and what is read again
- *   and again stays.
+ * - `reinsert`: in the manner of S3-FIFO. What comes in is young, and goes unless it was accessed twice by the time it is old enough
+ *   (`youth.ts`); else its bytes are copied to a main part of the cache, which has a data head of its own. There it stays for as long as it is
+ *   read again before its segment's turn comes. So what a scan brought goes early, and what is read again and again stays.
  *
- * Hits are counted in two bits of the index that nothing else uses; the policy is not stored with the cache, and what it writes are keys
- * like any other.
+ * The log is in the order of writing and GC must take it from its old end, but bytes may stay where they are: a key whose segment
+ * stays is logged again at the head, same place, same generation. So GC goes round the log, over all keys, and picks the segments to be
+ * emptied by age and kind.
+ *
+ * What GC drops has left a ghost; new bytes of a range that has one count as accessed twice. What is overwritten hands its hits on. Hits are
+ * counted in two bits of the index that nothing else uses. Nothing of this is stored with the cache: the policy writes keys like any
+ * other, and after a start everything is old and young at once.
  *
  * Invariants:
- * - of what GC walks over, `MOST_CARRIED` at most is carried, so each round gives space back, however much is hot;
- * - nothing is carried while a request waits for space, nor into the last free segments, nor more than `TURN_SECTORS` in a turn of the loop;
- * - what is carried is clean, the newest of its range, and has been verified.
+ * - a whole turn of the log that has given no segment back is the last in which anything is kept, until one is given back;
+ * - nothing is kept while a request waits for space, nothing copied into the last free segments; the work in a turn of the loop is bounded;
+ * - what is kept is clean, the newest of its range, and, if it is copied, has been verified.
  *
  * @module
  */
@@ -20,6 +25,8 @@
 import { SUBTREE_SECTORS } from "./extent_index.ts";
 import { SECTOR_BYTES } from "./format.ts";
 import type { EngineState } from "./state.ts";
+import { Space } from "./space.ts";
+import { DATA } from "./zeroes.ts";
 
 export const EVICTIONS = ["fifo", "reinsert"] as const;
 /** How a policy is called in table lines and messages. */
@@ -30,42 +37,99 @@ export function isEviction(word: string): word is Eviction {
   return (EVICTIONS as readonly string[]).includes(word);
 }
 
-/** Of what GC walks over, this part may be carried. */
-const MOST_CARRIED = 7 / 8;
-/** Most sectors in a turn of the loop: 1 MiB, some hundred microseconds. */
+/** Young bytes stay for this part of the cache at least, ... */
+const YOUNG_PART = 0.05;
+/** ... and what is not for the main part is theirs and the log's. */
+const MAIN_PART = 0.85;
+/** Hits that let young bytes stay. */
+const STAYS_FROM = 2;
+/** Most sectors copied in a turn of the loop: 1 MiB, some hundred microseconds. */
 const TURN_SECTORS = 2048;
-/** As long as so many segments are free for data. */
+/** Most keys logged again in a turn of the loop: some hundred microseconds, too. */
+const TURN_KEYS = 1024;
+/** A main segment is begun as long as so many segments are free for data. */
 const FREE_SEGMENTS = 2;
 
-/** Carries what is hot. */
-export class Carrier {
+/** Says of each key that GC comes to whether its bytes stay. */
+export class Keeper {
   readonly #state: EngineState;
-  /** How many sectors may be carried for those that were walked over; a segment's at most. */
-  readonly #most_credit_sectors: number;
-  #credit_sectors: number;
+  /** The data head of the main part. */
+  readonly #main: Space;
+  readonly #data_sectors: number;
+  /** By segment: its generation, plus one, if it is of the main part. */
+  readonly #main_gen: Float64Array;
+  /** By segment: its generation, plus one, if it is of the main part and to be emptied. */
+  readonly #emptied_gen: Float64Array;
   #turn_sectors = TURN_SECTORS;
+  #turn_keys = TURN_KEYS;
+  #is_long = false;
+  /** Young segments that began so many sectors ago, or more, are to be emptied. */
+  #old_from = 0;
 
   constructor(state: EngineState) {
+    const { cache, memory, segments } = state;
     this.#state = state;
-    this.#most_credit_sectors = Math.floor(state.cache.data_bytes / SECTOR_BYTES);
-    this.#credit_sectors = this.#most_credit_sectors;
+    this.#main = new Space(cache, memory, segments);
+    this.#data_sectors = Math.floor(cache.data_bytes / SECTOR_BYTES);
+    this.#main_gen = new Float64Array(cache.n_segs);
+    this.#emptied_gen = new Float64Array(cache.n_segs);
   }
 
   /** A turn of the loop begins. */
   allow(): void {
     this.#turn_sectors = TURN_SECTORS;
+    this.#turn_keys = TURN_KEYS;
   }
 
-  /** Whether this turn has carried as much as it may. */
+  /** Whether this turn has done as much as it may. */
   get is_spent(): boolean {
-    return this.#turn_sectors <= 0;
+    return this.#turn_sectors <= 0 || this.#turn_keys <= 0;
   }
 
-  /** GC is about to drop a key that counts: carries what the index still holds of it, and was read. */
+  /** Requests wait for space: the main part's segment that is not full yet goes, too, when its keys do. */
+  yield(): void {
+    this.#main.leave();
+  }
+
+  /** GC begins a round; the cache may hold `most_segments`. */
+  begin(most_segments: number): void {
+    const { heat, segments } = this.#state;
+    this.#is_long = heat!.is_long(most_segments * this.#data_sectors);
+    const least = Math.floor(most_segments * YOUNG_PART) * this.#data_sectors;
+    this.#old_from = this.#is_long ? 0 : Math.max(this.#data_sectors, least);
+    let main = 0;
+    let log = 0;
+    for (let seg = 0; seg < segments.total; seg++) {
+      if (segments.isLog(seg)) log++;
+      else if (this.#isMain(seg) && !this.#isEmptied(seg)) main++;
+    }
+    const most = this.#is_long ? 0 : Math.floor(most_segments * MAIN_PART) - log;
+    for (; main > most && this.#emptyOldest(); main--);
+  }
+
+  #isMain(seg: number): boolean {
+    return this.#main_gen[seg] === this.#state.cache.generations.get(seg) + 1;
+  }
+
+  #isEmptied(seg: number): boolean {
+    return this.#emptied_gen[seg] === this.#main_gen[seg];
+  }
+
+  /** Chooses the oldest segment of the main part that is full. False: there is none. */
+  #emptyOldest(): boolean {
+    const { segments } = this.#state;
+    let oldest = -1;
+    for (let seg = 0; seg < segments.total; seg++) {
+      if (!this.#isMain(seg) || this.#isEmptied(seg) || segments.pins(seg) > 0) continue;
+      if (oldest < 0 || segments.born[seg]! < segments.born[oldest]!) oldest = seg;
+    }
+    if (oldest >= 0) this.#emptied_gen[oldest] = this.#main_gen[oldest]!;
+    return oldest >= 0;
+  }
+
+  /** GC is about to drop a key that counts: keeps what the index still holds of it, and is to stay. */
   visit(sector: number, sectors: number, seg: number, place: number): void {
     const { index } = this.#state;
-    const credit = this.#credit_sectors + sectors * MOST_CARRIED;
-    this.#credit_sectors = Math.min(this.#most_credit_sectors, credit);
     const origin = place - sector;
     const end = sector + sectors;
     while (sector < end) {
@@ -78,33 +142,55 @@ export class Carrier {
       const is_part = !index.isPlaceholder(extent) && index.isLive(extent) &&
         index.isClean(extent) && index.segment(extent) === seg &&
         index.place(extent) - (base + index.start(extent)) === origin;
-      const hits = is_part ? index.hits(extent) : 0;
-      if (hits > 0 && !this.#carry(start, stop - start, seg, origin + start, hits - 1)) return;
+      if (is_part) this.#judge(start, stop - start, seg, origin + start, index.hits(extent));
       sector = stop;
     }
   }
 
-  /** Copies the bytes to the data head and logs them. False: it may not, now. */
-  #carry(sector: number, sectors: number, seg: number, place: number, hits: number): boolean {
-    const { segments, log, space, cache, memory, index, counters } = this.#state;
-    if (this.#credit_sectors < sectors || segments.free_for_data < FREE_SEGMENTS) return false;
-    if (log.available < sectors) return false;
-    if (!this.#state.verify(seg, place, sectors)) return true; // its next reader finds it gone, and has it read anew
-    this.#credit_sectors -= sectors;
+  /** Keeps the bytes where they are, copies them, or lets them go. */
+  #judge(sector: number, sectors: number, seg: number, place: number, hits: number): void {
+    const { zero_areas, heat, space, segments } = this.#state;
+    if (zero_areas.kindOf(seg, place, sectors) !== DATA) return; // quickly had again
+    if (this.#isMain(seg)) {
+      if (!this.#isEmptied(seg)) this.#relog(sector, sectors, seg, place);
+      else if (hits > 0) this.#copy(sector, sectors, seg, place, hits - 1);
+    } else if (space.taken_total - segments.born[seg]! < this.#old_from) {
+      this.#relog(sector, sectors, seg, place);
+    } else if (hits >= STAYS_FROM) this.#copy(sector, sectors, seg, place, 0);
+    else heat!.leaves(sector, sectors);
+  }
+
+  /** Logs a key for bytes that stay where they are. */
+  #relog(sector: number, sectors: number, seg: number, place: number): void {
+    const { log, sums, counters } = this.#state;
+    if (log.available === 0) return;
+    const crc = sums === null ? 0 : this.#state.sumOf(seg, place, sectors);
+    if (crc === null) return; // damaged: its next reader finds that, and has it read anew
+    this.#turn_keys--;
+    counters.kept_keys++;
+    log.reserve(1);
+    this.#state.logKey(sector, sectors, seg, place, true, crc);
+  }
+
+  /** Copies the bytes to the main part and logs them. */
+  #copy(sector: number, sectors: number, seg: number, place: number, hits: number): void {
+    const { segments, log, cache, memory, counters } = this.#state;
+    const main = this.#main;
+    if (segments.free_for_data < FREE_SEGMENTS && main.room_sectors < sectors) return;
+    if (log.available < sectors || !this.#state.verify(seg, place, sectors)) return;
     this.#turn_sectors -= sectors;
     counters.carried_bytes += sectors * SECTOR_BYTES;
     for (let done = 0; done < sectors;) {
-      space.take(Math.min(sectors - done, this.#state.max_key_sectors));
-      const { taken_seg, taken_place, taken_sectors } = space;
+      main.take(Math.min(sectors - done, this.#state.max_key_sectors));
+      const { taken_seg, taken_place, taken_sectors } = main;
+      this.#main_gen[taken_seg] = cache.generations.get(taken_seg) + 1;
       const to_addr = cache.dataAddr(taken_seg, taken_place * SECTOR_BYTES);
       const from_addr = cache.dataAddr(seg, (place + done) * SECTOR_BYTES);
       memory.copy(to_addr, from_addr, taken_sectors * SECTOR_BYTES);
       log.reserve(1);
-      this.#state.enter(sector + done, taken_sectors, taken_seg, taken_place, true);
-      index.setHits(index.find(sector + done), hits);
+      this.#state.enter(sector + done, taken_sectors, taken_seg, taken_place, true, hits);
       segments.unpin(taken_seg);
       done += taken_sectors;
     }
-    return true;
   }
 }

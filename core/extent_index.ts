@@ -207,6 +207,13 @@ export class ExtentIndex {
     return this.#found();
   }
 
+  /** The live cached extent that holds `sector`; -1: there is none. */
+  holds(sector: number): number {
+    const extent = this.find(sector);
+    if (extent < 0 || this.start(extent) > (sector & SECTOR_IN_SUBTREE_MASK)) return -1;
+    return this.isPlaceholder(extent) || !this.isLive(extent) ? -1 : extent;
+  }
+
   /** Where the hole that `sector` lies in ends, at most `limit`, in its subtree: `sector` itself if that is cached. Dead extents are part of it. */
   holeEnd(sector: number, limit: number): number {
     const base = sector - (sector % SUBTREE_SECTORS);
@@ -302,13 +309,6 @@ export class ExtentIndex {
     if (word >>> HITS_SHIFT < MOST_HITS) words[at] = word + (1 << HITS_SHIFT);
   }
 
-  /** Enters hits counted elsewhere into a cached extent. */
-  setHits(extent: number, hits: number): void {
-    const { words } = this.#leaves;
-    const at = wordOf(extent);
-    words[at] = (words[at]! & ~(MOST_HITS << HITS_SHIFT)) | (hits << HITS_SHIFT);
-  }
-
   /** Whether the extent's bytes are still there: its segment was not freed since. */
   isLive(extent: number): boolean {
     if (this.isPlaceholder(extent)) return true;
@@ -323,9 +323,11 @@ export class ExtentIndex {
     seg: number,
     place: number,
     clean: boolean,
+    hits = 0,
   ): void {
     assert(place + sectors <= PLACE_MASK + 1, "a place in a data area has 15 bits");
-    this.#replace(sector, sectors, place | (clean ? CLEAN : 0), this.#live[seg]!);
+    const flags = (clean ? CLEAN : 0) | (hits << HITS_SHIFT);
+    this.#replace(sector, sectors, place | flags, this.#live[seg]!);
   }
 
   /** Enters a placeholder; the range must hold no live extent. */
@@ -373,7 +375,8 @@ export class ExtentIndex {
       this.#leaves.words[at] = this.#leaves.words[at]! | CLEAN;
       return;
     }
-    this.insertCached(base + start, stop - start, this.segment(extent), origin + start, true);
+    const hits = this.hits(extent);
+    this.insertCached(base + start, stop - start, this.segment(extent), origin + start, true, hits);
   }
 
   /** Drops the dead extents of the next `subtrees` subtrees, in turn, and merges what that leaves half empty. */

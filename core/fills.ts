@@ -284,7 +284,7 @@ export class Fills {
   }
 
   #storeRange(fill: number, sector: number, sectors: number): void {
-    const { space, log, index, memory, segments, counters, arounds } = this.#state;
+    const { space, log, index, memory, segments, counters, arounds, heat } = this.#state;
     const end = sector + sectors;
     const is_clean = !arounds.isVolatile(sector);
     while (sector < end) {
@@ -299,7 +299,8 @@ export class Fills {
       const addr = this.#state.cache.dataAddr(taken_seg, taken_place * SECTOR_BYTES);
       memory.copy(addr, this.addrOf(fill, sector), taken_sectors * SECTOR_BYTES);
       log.reserve(1);
-      this.#state.enter(sector, taken_sectors, taken_seg, taken_place, is_clean);
+      const hits = heat === null ? 0 : heat.hitsOfNew(sector, taken_sectors);
+      this.#state.enter(sector, taken_sectors, taken_seg, taken_place, is_clean, hits);
       segments.unpin(taken_seg);
       sector += taken_sectors;
     }

@@ -5,14 +5,14 @@
  * then drops the references that the walked keys held. Segments left with none get a new generation at once, and are free
  * when a barrier has made that durable.
  *
- * What is hot may be carried to the head before its key is dropped (`eviction.ts`).
+ * What is to stay is kept when its key is dropped (`eviction.ts`).
  *
  * Invariant: key tail <= dirty tail, on the media too: a round never passes the durable dirty tail.
  *
  * @module
  */
 
-import { Carrier } from "./eviction.ts";
+import { Keeper } from "./eviction.ts";
 import { keyGen, keyLen, keyOff, keySeg, keySegOff, SECTOR_BYTES } from "./format.ts";
 import { LOG_END, LOG_KEYS, LogReader } from "./log_reader.ts";
 import type { EngineState } from "./state.ts";
@@ -23,8 +23,8 @@ const ROUND_KSETS = 64;
 /** The collector. */
 export class Gc {
   readonly #state: EngineState;
-  readonly #carrier: Carrier;
-  /** GC goes on in the next turn of the loop: this one has carried enough. */
+  readonly #keeper: Keeper;
+  /** GC goes on in the next turn of the loop: this one has kept enough. */
   #is_cut_short = false;
   readonly #reader: LogReader;
   /** Keys that the round under way gives up, by segment, and which segments have any. */
@@ -36,12 +36,22 @@ export class Gc {
   #left_count = 0;
   /** The barrier that covers the new key tail; 0: no round is under way. */
   #tail_barrier = 0;
+  /** How many keys the log had at the start and was given since, less those that were walked over. */
+  #keys: number;
+  #appended = 0;
+  /** Keys to be walked over until one turn of the log has been without a segment given back. */
+  #keys_to_free: number;
+  #data_freed = 0;
+  #log_freed = 0;
   /** The barrier that covers new generations; 0: none is awaited. */
   #free_barrier = 0;
 
-  constructor(state: EngineState) {
+  /** `keys`: how many replay found. */
+  constructor(state: EngineState, keys: number) {
     this.#state = state;
-    this.#carrier = new Carrier(state);
+    this.#keeper = new Keeper(state);
+    this.#keys = keys;
+    this.#keys_to_free = keys;
     const { cache, memory } = state;
     this.#reader = new LogReader(cache, memory, cache.key_tail.seg, cache.key_tail.off);
     this.#dropped = new Uint32Array(cache.n_segs);
@@ -50,8 +60,8 @@ export class Gc {
   }
 
   /** A turn of the loop begins. */
-  allowCarrying(): void {
-    this.#carrier.allow();
+  allowKeeping(): void {
+    this.#keeper.allow();
     this.#is_cut_short = false;
   }
 
@@ -65,10 +75,15 @@ export class Gc {
   }
 
   /**
-   * Goes on as far as it can. `is_starved`: requests wait for space. `dirty_seg`, `dirty_off`: the durable dirty tail.
+   * Goes on as far as it can. `is_starved`: there is no space; `is_waited_for`: requests wait for it. `dirty_seg`, `dirty_off`: the durable dirty tail.
    * Returns whether anything changed.
    */
-  step(is_starved: boolean, dirty_seg: number, dirty_off: number): boolean {
+  step(
+    is_starved: boolean,
+    is_waited_for: boolean,
+    dirty_seg: number,
+    dirty_off: number,
+  ): boolean {
     const freed = this.#free();
     if (this.#tail_barrier > 0) {
       if (!this.#state.barriers.isDone(this.#tail_barrier)) return freed;
@@ -77,18 +92,37 @@ export class Gc {
       return true;
     }
     if (!this.#isNeeded(is_starved)) return freed;
-    const { wants_space, is_reclaiming } = this.#state;
-    const carries = this.#state.carries && !is_starved && !wants_space && !is_reclaiming;
-    this.#is_cut_short = carries && this.#carrier.is_spent;
-    if (this.#is_cut_short) return freed;
-    return this.#walk(dirty_seg, dirty_off, carries) || freed;
+    const keeps = this.#beginKeeping(is_waited_for);
+    this.#is_cut_short = keeps && this.#keeper.is_spent;
+    if (this.#is_cut_short || (keeps && !this.#state.log.has_room)) return freed;
+    return this.#walk(dirty_seg, dirty_off, keeps) || freed;
+  }
+
+  /** Whether this round keeps what is to stay. */
+  #beginKeeping(is_waited_for: boolean): boolean {
+    const { heat, is_reclaiming, counters, log } = this.#state;
+    this.#keys += log.appended - this.#appended;
+    this.#appended = log.appended;
+    const data_freed = counters.segments_freed - this.#log_freed;
+    if (data_freed > this.#data_freed) this.#keys_to_free = this.#keys;
+    this.#data_freed = data_freed;
+    if (heat === null || is_waited_for) this.#keeper.yield();
+    if (heat === null || is_waited_for || is_reclaiming || this.#keys_to_free <= 0) return false;
+    this.#keeper.begin(this.#most_segments);
+    return true;
+  }
+
+  /** GC begins when so many segments are held. */
+  get #most_segments(): number {
+    const { segments, cache } = this.#state;
+    return Math.floor((segments.total * cache.info.gc_percent) / 100);
   }
 
   #isNeeded(is_starved: boolean): boolean {
-    const { segments, cache, is_closing } = this.#state;
+    const { segments, is_closing } = this.#state;
     if (is_closing || this.#state.barriers.has_failed) return false;
     if (is_starved || this.#state.wants_space || this.#state.is_reclaiming) return true;
-    return segments.held >= Math.floor((segments.total * cache.info.gc_percent) / 100);
+    return segments.held >= this.#most_segments;
   }
 
   /** Frees what has retired, a barrier later. */
@@ -107,18 +141,20 @@ export class Gc {
   }
 
   /** Walks until a segment can be freed, or the round is full, or the dirty tail is met. False: there was nothing. */
-  #walk(dirty_seg: number, dirty_off: number, carries: boolean): boolean {
+  #walk(dirty_seg: number, dirty_off: number, keeps: boolean): boolean {
     const reader = this.#reader;
     let ksets = 0;
     let frees_segment = false;
     while (ksets < ROUND_KSETS && !frees_segment) {
-      if (carries && this.#carrier.is_spent) break;
+      if (keeps && this.#keeper.is_spent) break;
       if (reader.seg === dirty_seg && reader.off === dirty_off) break;
       const kind = reader.reread();
       if (kind === LOG_END) return this.#state.failLog();
       if (kind === LOG_KEYS) {
+        if (keeps) this.#visitKeys(); // first: it may log keys of the same segments
         frees_segment = this.#countKeys();
-        if (carries) this.#visitKeys();
+        this.#keys -= reader.key_num;
+        this.#keys_to_free -= reader.key_num;
         ksets++;
       } else {
         this.#left[this.#left_count++] = reader.seg;
@@ -137,7 +173,7 @@ export class Gc {
     return true;
   }
 
-  /** Offers the keys of the kset just read to the carrier. */
+  /** Shows the keys of the kset just read to the keeper. */
   #visitKeys(): void {
     const { words } = this.#reader;
     const { generations } = this.#state.cache;
@@ -147,7 +183,7 @@ export class Gc {
       if (keyGen(words, at) !== generations.get(seg)) continue;
       const sector = keyOff(words, at) / SECTOR_BYTES;
       const sectors = keyLen(words, at) / SECTOR_BYTES;
-      this.#carrier.visit(sector, sectors, seg, keySegOff(words, at) / SECTOR_BYTES);
+      this.#keeper.visit(sector, sectors, seg, keySegOff(words, at) / SECTOR_BYTES);
     }
   }
 
@@ -178,6 +214,7 @@ export class Gc {
     }
     this.#touched_count = 0;
     for (let i = 0; i < this.#left_count; i++) segments.dropLog(this.#left[i]!);
+    this.#log_freed += this.#left_count;
     this.#left_count = 0;
     this.#state.wants_space = false;
     counters.gc_rounds++;

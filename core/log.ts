@@ -159,6 +159,11 @@ export class Log {
     return this.#staged_keys - (this.#appended - this.#durable) - this.#reserved;
   }
 
+  /** Whether there is room enough for keys that nobody waits for. */
+  get has_room(): boolean {
+    return this.available > this.#staged_keys / 2;
+  }
+
   /** Sets room aside for keys that come later, so that a write never finds the log full after it took space. */
   reserve(keys: number): void {
     assert(keys <= this.available, "room in the log is checked before it is reserved");

@@ -85,7 +85,7 @@ export class Reads implements FillWaiter {
 
   /** Answers a read of bytes that lie in one extent, as most do. False: they do not, or need what only a walk does. */
   #answerFromOne(slot: number): boolean {
-    const { index, pieces, requests, segments, cache } = this.#state;
+    const { index, pieces, requests, segments, cache, heat } = this.#state;
     const off_bytes = requests.off_bytes[slot]!;
     const len_bytes = requests.len_bytes[slot]!;
     const sector = Math.floor(off_bytes / SECTOR);
@@ -103,7 +103,10 @@ export class Reads implements FillWaiter {
     pieces.addr[piece] = addr;
     pieces.seg[piece] = seg;
     segments.pin(seg);
-    if (this.#state.carries) index.touch(extent);
+    if (heat !== null) {
+      index.touch(extent);
+      heat.wasRead(sector, Math.ceil(len_bytes / SECTOR));
+    }
     this.#state.answer(slot, NO_ERROR);
     return true;
   }
@@ -148,6 +151,7 @@ export class Reads implements FillWaiter {
     requests.waits[slot] = 1; // for this walk
     const result = this.#walk(slot, from, to, may_fill);
     if (result === COMPLETE) {
+      this.#state.heat?.wasRead(from, to - from);
       this.#wake(slot);
       return true;
     }
@@ -189,7 +193,7 @@ export class Reads implements FillWaiter {
         this.#state.counters.placeholders_waited++;
         this.#waitFor(slot, index.fill(extent), sector, stop);
       } else if (this.#verify(extent)) {
-        if (this.#state.carries) index.touch(extent);
+        if (this.#state.heat !== null) index.touch(extent);
         this.#hit(slot, index.segment(extent), index.place(extent) + sector - start, sector, stop);
       } else {
         this.#state.counters.checksum_failures++;

@@ -26,6 +26,8 @@ export const LOG_RESERVE_SEGMENTS = 2;
 /** The segments of one cache, by cache segment number. */
 export class Segments {
   readonly total: number;
+  /** By data segment: what its data head had taken when it began there; -Infinity: before the start. Units: sectors. */
+  readonly born: Float64Array;
   readonly #generations: Generations;
   readonly #state: Uint8Array;
   readonly #keys: Uint32Array;
@@ -48,6 +50,7 @@ export class Segments {
     this.#onRetired = onRetired;
     this.#state = new Uint8Array(total);
     this.#keys = new Uint32Array(total);
+    this.born = new Float64Array(total).fill(-Infinity);
     this.#pins = new Uint32Array(total);
     this.#free = new Uint32Array(total);
     this.#retiring = new Uint32Array(total);

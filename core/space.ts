@@ -25,6 +25,8 @@ export class Space {
   taken_seg = 0;
   taken_place = 0;
   taken_sectors = 0;
+  /** Sectors taken since the start. */
+  taken_total = 0;
 
   constructor(cache: OpenedCache, memory: Memory, segments: Segments) {
     this.#cache = cache;
@@ -48,6 +50,7 @@ export class Space {
     this.taken_place = this.#next;
     this.taken_sectors = Math.min(sectors, this.#room());
     this.#next += this.taken_sectors;
+    this.taken_total += this.taken_sectors;
     const start_addr = this.#cache.dataAddr(this.#seg, 0);
     this.#memory.aim(
       start_addr + this.taken_place * SECTOR_BYTES,
@@ -55,6 +58,17 @@ export class Space {
       start_addr + this.#cache.data_bytes,
     );
     this.#segments.pin(this.#seg);
+  }
+
+  /** How many sectors are left of the segment. */
+  get room_sectors(): number {
+    return this.#room();
+  }
+
+  /** Leaves the segment as it is; the next `take` begins another. */
+  leave(): void {
+    if (this.#seg >= 0) this.#segments.unpin(this.#seg);
+    this.#seg = -1;
   }
 
   #room(): number {
@@ -66,6 +80,7 @@ export class Space {
     this.#seg = this.#segments.takeForData();
     assert(this.#seg >= 0, "space was checked before it is taken");
     this.#next = 0;
+    this.#segments.born[this.#seg] = this.taken_total;
     if (left >= 0) this.#segments.unpin(left);
   }
 }

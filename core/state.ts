@@ -11,6 +11,7 @@ import type { Buffers } from "./buffers.ts";
 import type { Counters } from "./counters.ts";
 import type { ExtentIndex } from "./extent_index.ts";
 import { KEY_CLEAN, SECTOR_BYTES } from "./format.ts";
+import type { Heat } from "./heat.ts";
 import type { KeySums } from "./key_sums.ts";
 import type { Log } from "./log.ts";
 import type { OpenedCache } from "./media.ts";
@@ -50,8 +51,8 @@ export class EngineState {
   /** GC takes every kset off the log that has been written back. */
   is_reclaiming = false;
   is_closing = false;
-  /** Clean extents that were read are carried to the head when GC comes to them, and hits are counted for it. */
-  carries = false;
+  /** What eviction `reinsert` goes by; null with `fifo`. */
+  heat: Heat | null = null;
   /** Most sectors of one key. */
   readonly max_key_sectors: number;
 
@@ -114,6 +115,20 @@ export class EngineState {
     return (this.memory.crc32c(addr, sums.found_sectors * SECTOR) | 0) === sums.found_crc;
   }
 
+  /**
+   * The checksum of bytes that lie in place, as a signed number: of the key they are, or, if they are a part of one, computed when the whole
+   * was verified. null: they are damaged. Only with data_crc.
+   */
+  sumOf(seg: number, place: number, sectors: number): number | null {
+    const sums = this.sums!;
+    const is_found = sums.find(seg, place, sectors);
+    if (is_found && sums.found_start === place && sums.found_sectors === sectors) {
+      return sums.found_crc;
+    }
+    if (!is_found || !this.verify(seg, place, sectors)) return null;
+    return this.memory.crc32c(this.cache.dataAddr(seg, place * SECTOR), sectors * SECTOR) | 0;
+  }
+
   /** Takes a range that is not dirty out of the index. The keys that it came from may still be in the log, so nothing may go around it now. */
   forget(sector: number, sectors: number): void {
     this.index.remove(sector, sectors);
@@ -128,11 +143,18 @@ export class EngineState {
 
   /**
    * Enters bytes that lie in place into the cache: persists them, and makes them the newest of their range in index and log.
-   * Room in the log was reserved. `clean`: the backing device holds the same.
+   * Room in the log was reserved. `clean`: the backing device holds the same. `hits`: what their extent begins with.
    */
-  enter(sector: number, sectors: number, seg: number, place: number, clean: boolean): void {
+  enter(
+    sector: number,
+    sectors: number,
+    seg: number,
+    place: number,
+    clean: boolean,
+    hits: number,
+  ): void {
     const crc = this.#persist(sectors, seg, place);
-    this.index.insertCached(sector, sectors, seg, place, clean);
+    this.index.insertCached(sector, sectors, seg, place, clean, hits);
     this.logKey(sector, sectors, seg, place, clean, crc);
   }
 

@@ -485,15 +485,12 @@ export class Writes implements FillWaiter {
 
   /** The piece's sectors are whole: makes them the newest of their range. */
   #enter(piece: number): void {
-    const { pieces, segments } = this.#state;
+    const { pieces, segments, heat } = this.#state;
     const seg = pieces.seg[piece]!;
-    this.#state.enter(
-      pieces.sector[piece]!,
-      pieces.sectors[piece]!,
-      seg,
-      pieces.place[piece]!,
-      false,
-    );
+    const sector = pieces.sector[piece]!;
+    const sectors = pieces.sectors[piece]!;
+    const hits = heat === null ? 0 : heat.wasWritten(sector, sectors);
+    this.#state.enter(sector, sectors, seg, pieces.place[piece]!, false, hits);
     pieces.seg[piece] = -1;
     segments.unpin(seg);
   }

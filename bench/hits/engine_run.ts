@@ -29,6 +29,7 @@ export interface EngineRun {
   /** Of the blocks that came into the cache, how many GC copied to the head. */
   readonly carried: number;
   readonly filled: number;
+  readonly more: unknown;
 }
 
 /** Runs a trace through a cache of about `size` blocks. */
@@ -93,5 +94,6 @@ export function runEngine(trace: Trace, size: number, eviction: Eviction): Engin
     size: Math.floor(limit * data_bytes / BLOCK_BYTES),
     carried: carried_bytes / BLOCK_BYTES,
     filled: segments_freed * data_bytes / BLOCK_BYTES,
+    more: { kept: engine.counters.kept_keys, fills: engine.counters.fills, not_kept: engine.counters.fills_not_kept },
   };
 }

@@ -1,0 +1,56 @@
+/**
+ * Heat: what eviction `reinsert` remembers of accesses, besides the hits that the index counts: ghosts, and the youth that suits the load.
+ *
+ * @module
+ */
+
+import type { ExtentIndex } from "./extent_index.ts";
+import { Ghosts } from "./ghosts.ts";
+import { Youth } from "./youth.ts";
+
+/** Bytes come in with so many hits if they have left a ghost. */
+const KNOWN_HITS = 2;
+const MOST_HITS = 3;
+
+export class Heat {
+  readonly #index: ExtentIndex;
+  readonly #ghosts: Ghosts;
+  #youth: Youth;
+
+  /** `sectors`: what the cache may hold. */
+  constructor(index: ExtentIndex, sectors: number) {
+    this.#index = index;
+    this.#ghosts = new Ghosts(sectors);
+    this.#youth = new Youth(sectors);
+  }
+
+  /** Sectors were read. */
+  wasRead(sector: number, sectors: number): void {
+    this.#youth.access(sector, sectors, true);
+  }
+
+  /** Sectors were written: how many hits their extent begins with. */
+  wasWritten(sector: number, sectors: number): number {
+    this.#youth.access(sector, sectors, false);
+    return this.hitsOfNew(sector, sectors);
+  }
+
+  /** How many hits an extent begins with: those of the one it replaces and one more, or what its ghost counts for. */
+  hitsOfNew(sector: number, sectors: number): number {
+    const index = this.#index;
+    const extent = index.holds(sector);
+    if (extent >= 0) return Math.min(MOST_HITS, index.hits(extent) + 1);
+    return this.#ghosts.has(sector, sectors) ? KNOWN_HITS : 0;
+  }
+
+  /** Sectors leave the cache that were not read again. */
+  leaves(sector: number, sectors: number): void {
+    this.#ghosts.add(sector, sectors);
+  }
+
+  /** Whether what comes is to stay as long as in a FIFO; `sectors`: what the cache may hold. */
+  is_long(sectors: number): boolean {
+    if (sectors !== this.#youth.sectors) this.#youth = new Youth(sectors);
+    return this.#youth.is_long;
+  }
+}

@@ -1,0 +1,84 @@
+/**
+ * Youth: for how long what has come into the cache stays there before it must have been read again. A tenth of the cache is right for most
+ * loads (S3-FIFO); where blocks come again only after nearly all of the cache has gone by, all of it is.
+ *
+ * Two shadow caches of a sample of the blocks are asked, one for each way; the cache follows the one that hits more.
+ *
+ * Sampled are regions of the cached device, whose number's hash says whether they belong to it; all accesses there count.
+ *
+ * @module
+ */
+
+import { ShadowCache } from "./shadow_cache.ts";
+
+/** Sectors of a block of the shadows: 4 KiB. */
+const BLOCK_SECTORS = 8;
+/** Sectors of a region: 64 KiB. */
+const REGION_SECTORS = 128;
+/** Most blocks of a shadow: the sample is made as small. */
+const MOST_BLOCKS = 16384;
+const LEAST_BLOCKS = 64;
+/** The short youth, as a part of the cache. */
+const SHORT_PART = 0.1;
+/** Hits count less and less over so many accesses, in shadow caches' sizes. */
+const MEMORY = 4;
+/** So much more must the other way hit to be followed. */
+const LEAD = 1.2;
+
+export class Youth {
+  readonly #short: ShadowCache;
+  readonly #long: ShadowCache;
+  /** A region is sampled if these bits of its hash are zero. */
+  readonly #mask: number;
+  readonly #decay: number;
+  #short_hits = 0;
+  #long_hits = 0;
+  #is_long = false;
+
+  /** `sectors`: what the cache may hold. */
+  constructor(readonly sectors: number) {
+    let blocks = Math.floor(sectors / BLOCK_SECTORS);
+    let bits = 0;
+    for (; blocks > MOST_BLOCKS; blocks = Math.floor(blocks / 2)) bits++;
+    blocks = Math.max(LEAST_BLOCKS, blocks);
+    this.#mask = (1 << bits) - 1;
+    this.#short = new ShadowCache(blocks, Math.max(1, Math.floor(blocks * SHORT_PART)));
+    this.#long = new ShadowCache(blocks, blocks);
+    this.#decay = 1 - 1 / (MEMORY * blocks);
+  }
+
+  /** Whether it is as long as what comes stays in a FIFO. */
+  get is_long(): boolean {
+    return this.#is_long;
+  }
+
+  /** Sectors were read or written. */
+  access(sector: number, sectors: number, is_read: boolean): void {
+    const end = sector + sectors;
+    for (let from = sector; from < end;) {
+      const region = Math.floor(from / REGION_SECTORS);
+      const stop = Math.min(end, (region + 1) * REGION_SECTORS);
+      if ((scatter(region) & this.#mask) === 0) this.#sample(from, stop, is_read);
+      from = stop;
+    }
+  }
+
+  #sample(from: number, stop: number, is_read: boolean): void {
+    const last = Math.floor((stop - 1) / BLOCK_SECTORS);
+    for (let block = Math.floor(from / BLOCK_SECTORS); block <= last; block++) {
+      const is_short_hit = this.#short.access(block);
+      const is_long_hit = this.#long.access(block);
+      this.#short_hits = this.#short_hits * this.#decay + (is_short_hit && is_read ? 1 : 0);
+      this.#long_hits = this.#long_hits * this.#decay + (is_long_hit && is_read ? 1 : 0);
+    }
+    if (this.#is_long) this.#is_long = this.#short_hits <= this.#long_hits * LEAD + 1;
+    else this.#is_long = this.#long_hits > this.#short_hits * LEAD + 1;
+  }
+}
+
+/** A hash of 32 bits, as a signed number. */
+export function scatter(value: number): number {
+  let mixed = Math.imul(value | 0, 0x9e3779b1);
+  mixed = Math.imul(mixed ^ (mixed >>> 15), 0x85ebca6b);
+  return mixed ^ (mixed >>> 13);
+}
