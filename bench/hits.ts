@@ -22,8 +22,9 @@ export interface Row {
   readonly trace: string;
   readonly size_percent: number;
   readonly ratios: readonly number[];
-  /** Blocks that `reinsert` carried for each one that came in. */
+  /** Blocks that `reinsert` copied, and keys that it logged again, for each block that came in. */
   readonly carried: number;
+  readonly kept: number;
 }
 
 function percentOf({ accesses }: Trace, policy: Policy): number {
@@ -51,13 +52,16 @@ function measure(trace: Trace, size_percent: number): Row {
     size_percent,
     ratios: [...engines, ...others.map((policy) => percentOf(trace, policy))],
     carried: reinsert.carried / Math.max(1, reinsert.filled - reinsert.carried),
+    kept: reinsert.kept_keys / Math.max(1, reinsert.filled - reinsert.carried),
   };
 }
 
 async function main(): Promise<void> {
   const rows: Row[] = [];
   console.log(
-    `${"hit ratio, %".padEnd(30)}${COLUMNS.map((name) => name.padStart(9)).join("")}  carried`,
+    `${"hit ratio, %".padEnd(30)}${
+      COLUMNS.map((name) => name.padStart(9)).join("")
+    }  carried     kept`,
   );
   for (const trace of await allTraces()) {
     for (const size_percent of SIZES_PERCENT) {
@@ -65,7 +69,9 @@ async function main(): Promise<void> {
       rows.push(row);
       const name = `${trace.name}, ${size_percent} %`.padEnd(30);
       const cells = row.ratios.map((ratio) => ratio.toFixed(1).padStart(9)).join("");
-      console.log(`${name}${cells}${row.carried.toFixed(2).padStart(9)}`);
+      console.log(
+        `${name}${cells}${row.carried.toFixed(2).padStart(9)}${row.kept.toFixed(1).padStart(9)}`,
+      );
     }
   }
   const path = new URL("hits/hits.svg", import.meta.url);

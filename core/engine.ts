@@ -471,8 +471,9 @@ export class Engine {
   setEviction(eviction: Eviction): void {
     if (eviction === this.eviction) return;
     const { index, segments, cache } = this.#state;
-    const sectors = segments.total * Math.floor(cache.data_bytes / SECTOR_BYTES);
-    this.#state.heat = eviction === "reinsert" ? new Heat(index, sectors) : null;
+    const most_segments = Math.floor(segments.total * cache.info.gc_percent / 100);
+    const sectors = most_segments * Math.floor(cache.data_bytes / SECTOR_BYTES);
+    this.#state.heat = eviction === "reinsert" ? new Heat(index, segments, sectors) : null;
   }
 
   /** What is done with writes and misses. */

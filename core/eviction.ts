@@ -25,6 +25,7 @@
 import { SUBTREE_SECTORS } from "./extent_index.ts";
 import { SECTOR_BYTES } from "./format.ts";
 import type { EngineState } from "./state.ts";
+import { EMPTIED, GATHERED, MAIN } from "./segments.ts";
 import { Space } from "./space.ts";
 import { DATA } from "./zeroes.ts";
 
@@ -40,7 +41,9 @@ export function isEviction(word: string): word is Eviction {
 /** Young bytes stay for this part of the cache at least, ... */
 const YOUNG_PART = 0.05;
 /** ... and what is not for the main part is theirs and the log's. */
-const MAIN_PART = 0.85;
+const MAIN_PART = 0.88;
+/** A main segment of which less is left than this part is emptied first. */
+const SPARSE_PART = 0.85;
 /** Hits that let young bytes stay. */
 const STAYS_FROM = 2;
 /** Most sectors copied in a turn of the loop: 1 MiB, some hundred microseconds. */
@@ -56,10 +59,9 @@ export class Keeper {
   /** The data head of the main part. */
   readonly #main: Space;
   readonly #data_sectors: number;
-  /** By segment: its generation, plus one, if it is of the main part. */
-  readonly #main_gen: Float64Array;
-  /** By segment: its generation, plus one, if it is of the main part and to be emptied. */
-  readonly #emptied_gen: Float64Array;
+  /** By segment: sectors that stayed there in this turn of the log, and in the last one. */
+  #stayed: Float64Array;
+  #stayed_before: Float64Array;
   #turn_sectors = TURN_SECTORS;
   #turn_keys = TURN_KEYS;
   #is_long = false;
@@ -70,9 +72,9 @@ export class Keeper {
     const { cache, memory, segments } = state;
     this.#state = state;
     this.#main = new Space(cache, memory, segments);
+    this.#stayed = new Float64Array(cache.n_segs);
+    this.#stayed_before = new Float64Array(cache.n_segs);
     this.#data_sectors = Math.floor(cache.data_bytes / SECTOR_BYTES);
-    this.#main_gen = new Float64Array(cache.n_segs);
-    this.#emptied_gen = new Float64Array(cache.n_segs);
   }
 
   /** A turn of the loop begins. */
@@ -97,34 +99,34 @@ export class Keeper {
     this.#is_long = heat!.is_long(most_segments * this.#data_sectors);
     const least = Math.floor(most_segments * YOUNG_PART) * this.#data_sectors;
     this.#old_from = this.#is_long ? 0 : Math.max(this.#data_sectors, least);
-    let main = 0;
-    let log = 0;
-    for (let seg = 0; seg < segments.total; seg++) {
-      if (segments.isLog(seg)) log++;
-      else if (this.#isMain(seg) && !this.#isEmptied(seg)) main++;
-    }
-    const most = this.#is_long ? 0 : Math.floor(most_segments * MAIN_PART) - log;
-    for (; main > most && this.#emptyOldest(); main--);
+    const most = this.#is_long ? 0 : Math.floor(most_segments * MAIN_PART) - segments.log_count;
+    while (segments.main_count > most && this.#emptyOne());
   }
 
-  #isMain(seg: number): boolean {
-    return this.#main_gen[seg] === this.#state.cache.generations.get(seg) + 1;
+  /** A turn of the log is over. */
+  turn(): void {
+    [this.#stayed, this.#stayed_before] = [this.#stayed_before, this.#stayed];
+    this.#stayed.fill(0);
   }
 
-  #isEmptied(seg: number): boolean {
-    return this.#emptied_gen[seg] === this.#main_gen[seg];
-  }
-
-  /** Chooses the oldest segment of the main part that is full. False: there is none. */
-  #emptyOldest(): boolean {
+  /**
+   * Chooses a segment of the main part: the one with the least left of it, if much was overwritten, else the oldest. False: there is none.
+   */
+  #emptyOne(): boolean {
     const { segments } = this.#state;
     let oldest = -1;
+    let emptiest = -1;
     for (let seg = 0; seg < segments.total; seg++) {
-      if (!this.#isMain(seg) || this.#isEmptied(seg) || segments.pins(seg) > 0) continue;
+      if (segments.part(seg) !== MAIN || segments.pins(seg) > 0) continue;
       if (oldest < 0 || segments.born[seg]! < segments.born[oldest]!) oldest = seg;
+      const left = this.#stayed_before[seg]!;
+      if (emptiest < 0 || left < this.#stayed_before[emptiest]!) emptiest = seg;
     }
-    if (oldest >= 0) this.#emptied_gen[oldest] = this.#main_gen[oldest]!;
-    return oldest >= 0;
+    if (oldest < 0) return false;
+    const is_sparse = this.#stayed_before[emptiest]! < SPARSE_PART * this.#data_sectors;
+    if (is_sparse) segments.setPart(emptiest, GATHERED);
+    else segments.setPart(oldest, EMPTIED);
+    return true;
   }
 
   /** GC is about to drop a key that counts: keeps what the index still holds of it, and is to stay. */
@@ -151,9 +153,13 @@ export class Keeper {
   #judge(sector: number, sectors: number, seg: number, place: number, hits: number): void {
     const { zero_areas, heat, space, segments } = this.#state;
     if (zero_areas.kindOf(seg, place, sectors) !== DATA) return; // quickly had again
-    if (this.#isMain(seg)) {
-      if (!this.#isEmptied(seg)) this.#relog(sector, sectors, seg, place);
-      else if (hits > 0) this.#copy(sector, sectors, seg, place, hits - 1);
+    const part = segments.part(seg);
+    if (part === MAIN) {
+      this.#stayed[seg] = this.#stayed[seg]! + sectors;
+      this.#relog(sector, sectors, seg, place);
+    } else if (part === GATHERED) this.#copy(sector, sectors, seg, place, hits);
+    else if (part === EMPTIED) {
+      if (hits > 0) this.#copy(sector, sectors, seg, place, hits - 1);
     } else if (space.taken_total - segments.born[seg]! < this.#old_from) {
       this.#relog(sector, sectors, seg, place);
     } else if (hits >= STAYS_FROM) this.#copy(sector, sectors, seg, place, 0);
@@ -183,7 +189,10 @@ export class Keeper {
     for (let done = 0; done < sectors;) {
       main.take(Math.min(sectors - done, this.#state.max_key_sectors));
       const { taken_seg, taken_place, taken_sectors } = main;
-      this.#main_gen[taken_seg] = cache.generations.get(taken_seg) + 1;
+      if (segments.part(taken_seg) !== MAIN) {
+        segments.setPart(taken_seg, MAIN);
+        this.#stayed[taken_seg] = this.#stayed_before[taken_seg] = Infinity; // not known yet
+      }
       const to_addr = cache.dataAddr(taken_seg, taken_place * SECTOR_BYTES);
       const from_addr = cache.dataAddr(seg, (place + done) * SECTOR_BYTES);
       memory.copy(to_addr, from_addr, taken_sectors * SECTOR_BYTES);

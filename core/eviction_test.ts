@@ -85,6 +85,44 @@ Deno.test("what was overwritten is not carried, and what is dirty comes to the b
   assertEquals(device.backing.bytes.slice(from, from + 512), content(11, 512));
 });
 
+Deno.test("what stays where it is is logged again, and is there after a restart", () => {
+  for (const data_crc of [false, true]) {
+    const device = makeDevice(data_crc);
+    for (let n = 0; n < 60; n++) {
+      for (const hot of [1, 2, 3]) read(device, hot);
+      scan(device, 4);
+      // A part of a key stays, too.
+      if (n === 30) assertEquals(device.write(2 * BLOCK + 1024, content(9, 512)), 0);
+    }
+    const { kept_keys, carried_bytes } = device.engine.counters;
+    assert(kept_keys * BLOCK > carried_bytes, `${kept_keys} keys, ${carried_bytes} bytes`);
+    device.flush();
+    device.reopen();
+    assertEquals([1, 2, 3].map((block) => isHit(device, block)), [true, true, true]);
+    assertEquals(read(device, 2).slice(1024, 1536), content(9, 512));
+    assertEquals(read(device, 3), content(0, 4 * BLOCK).slice(3 * BLOCK));
+    assertEquals(device.engine.counters.checksum_failures, 0);
+  }
+});
+
+Deno.test("with nothing to do GC comes to rest, whatever is held", () => {
+  const device = makeDevice();
+  device.engine.setGcPercent(0);
+  for (let n = 0; n < 40; n++) {
+    for (let times = 0; times < 3; times++) read(device, n % 10);
+  }
+  device.flush();
+  device.drain();
+  const { kept_keys } = device.engine.counters;
+  for (let n = 0; n < 100; n++) {
+    device.now_ms += 1000;
+    device.settle();
+  }
+  const { kept_keys: later } = device.engine.counters;
+  assert(later < kept_keys + 100, `${kept_keys} keys, then ${later}`);
+  assertEquals(device.engine.isClean(), true);
+});
+
 Deno.test("after a restart what was carried is there", () => {
   const device = makeDevice();
   for (let n = 0; n < 20; n++) {

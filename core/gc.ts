@@ -41,6 +41,8 @@ export class Gc {
   #appended = 0;
   /** Keys to be walked over until one turn of the log has been without a segment given back. */
   #keys_to_free: number;
+  /** Keys to be walked over in this turn of the log. */
+  #keys_to_turn = 0;
   #data_freed = 0;
   #log_freed = 0;
   /** The barrier that covers new generations; 0: none is awaited. */
@@ -106,8 +108,13 @@ export class Gc {
     const data_freed = counters.segments_freed - this.#log_freed;
     if (data_freed > this.#data_freed) this.#keys_to_free = this.#keys;
     this.#data_freed = data_freed;
+    if (this.#keys_to_turn <= 0) {
+      this.#keys_to_turn = this.#keys;
+      this.#keeper.turn();
+    }
     if (heat === null || is_waited_for) this.#keeper.yield();
-    if (heat === null || is_waited_for || is_reclaiming || this.#keys_to_free <= 0) return false;
+    if (heat === null || is_waited_for || is_reclaiming) return false;
+    if (log.is_stuck || this.#keys_to_free <= 0) return false;
     this.#keeper.begin(this.#most_segments);
     return true;
   }
@@ -155,6 +162,7 @@ export class Gc {
         frees_segment = this.#countKeys();
         this.#keys -= reader.key_num;
         this.#keys_to_free -= reader.key_num;
+        this.#keys_to_turn -= reader.key_num;
         ksets++;
       } else {
         this.#left[this.#left_count++] = reader.seg;

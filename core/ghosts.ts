@@ -11,7 +11,7 @@ import { scatter } from "./youth.ts";
 
 /** Sectors of a block: 4 KiB. */
 const BLOCK_SECTORS = 8;
-const LEAST_BITS = 10;
+const LEAST_BITS = 6;
 /** Two bytes each: 8 MiB. */
 const MOST_BITS = 22;
 const FINGERPRINT_MASK = 0xffff;

@@ -6,20 +6,23 @@
 
 import type { ExtentIndex } from "./extent_index.ts";
 import { Ghosts } from "./ghosts.ts";
+import { type Segments, YOUNG } from "./segments.ts";
 import { Youth } from "./youth.ts";
 
-/** Bytes come in with so many hits if they have left a ghost. */
+/** Bytes come in with so many hits if they have left a ghost, or replace some of the main part. */
 const KNOWN_HITS = 2;
 const MOST_HITS = 3;
 
 export class Heat {
   readonly #index: ExtentIndex;
+  readonly #segments: Segments;
   readonly #ghosts: Ghosts;
   #youth: Youth;
 
   /** `sectors`: what the cache may hold. */
-  constructor(index: ExtentIndex, sectors: number) {
+  constructor(index: ExtentIndex, segments: Segments, sectors: number) {
     this.#index = index;
+    this.#segments = segments;
     this.#ghosts = new Ghosts(sectors);
     this.#youth = new Youth(sectors);
   }
@@ -39,7 +42,10 @@ export class Heat {
   hitsOfNew(sector: number, sectors: number): number {
     const index = this.#index;
     const extent = index.holds(sector);
-    if (extent >= 0) return Math.min(MOST_HITS, index.hits(extent) + 1);
+    if (extent >= 0) {
+      const is_young = this.#segments.part(index.segment(extent)) === YOUNG;
+      return Math.min(MOST_HITS, index.hits(extent) + (is_young ? 1 : KNOWN_HITS));
+    }
     return this.#ghosts.has(sector, sectors) ? KNOWN_HITS : 0;
   }
 

@@ -159,6 +159,11 @@ export class Log {
     return this.#staged_keys - (this.#appended - this.#durable) - this.#reserved;
   }
 
+  /** Whether the log waits for a segment to go on in. */
+  get is_stuck(): boolean {
+    return this.#is_stuck;
+  }
+
   /** Whether there is room enough for keys that nobody waits for. */
   get has_room(): boolean {
     return this.available > this.#staged_keys / 2;

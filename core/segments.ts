@@ -15,6 +15,15 @@
 import { assert } from "./assert.ts";
 import type { Generations } from "./slots.ts";
 
+/** What the bytes of a segment are to eviction: just come, ... */
+export const YOUNG = 0;
+/** ... or of the main part, ... */
+export const MAIN = 1;
+/** ... and their turn to leave it has come. */
+export const EMPTIED = 2;
+/** ... or so much of it was overwritten that what is left is moved together. */
+export const GATHERED = 3;
+
 const FREE = 0;
 const DATA = 1;
 const LOG = 2;
@@ -28,6 +37,12 @@ export class Segments {
   readonly total: number;
   /** By data segment: what its data head had taken when it began there; -Infinity: before the start. Units: sectors. */
   readonly born: Float64Array;
+  /** By segment: YOUNG, MAIN, EMPTIED or GATHERED. */
+  readonly #part: Uint8Array;
+  /** How many are MAIN. */
+  main_count = 0;
+  /** How many the log lies in. */
+  log_count = 0;
   readonly #generations: Generations;
   readonly #state: Uint8Array;
   readonly #keys: Uint32Array;
@@ -51,6 +66,7 @@ export class Segments {
     this.#state = new Uint8Array(total);
     this.#keys = new Uint32Array(total);
     this.born = new Float64Array(total).fill(-Infinity);
+    this.#part = new Uint8Array(total);
     this.#pins = new Uint32Array(total);
     this.#free = new Uint32Array(total);
     this.#retiring = new Uint32Array(total);
@@ -84,6 +100,17 @@ export class Segments {
     return this.#pins[seg]!;
   }
 
+  /** What the bytes of a data segment are to eviction: YOUNG, MAIN, EMPTIED or GATHERED. */
+  part(seg: number): number {
+    return this.#part[seg]!;
+  }
+
+  setPart(seg: number, part: number): void {
+    if (this.#part[seg] === MAIN) this.main_count--;
+    if (part === MAIN) this.main_count++;
+    this.#part[seg] = part;
+  }
+
   isLog(seg: number): boolean {
     return this.#state[seg] === LOG;
   }
@@ -106,6 +133,7 @@ export class Segments {
     if (this.#free_count === 0) return -1;
     const seg = this.#takeFree();
     this.#state[seg] = LOG;
+    this.log_count++;
     return seg;
   }
 
@@ -133,6 +161,7 @@ export class Segments {
   /** The key tail has left this log segment for good. */
   dropLog(seg: number): void {
     assert(this.#state[seg] === LOG, "the key tail leaves a log segment");
+    this.log_count--;
     this.#retire(seg);
   }
 
@@ -153,6 +182,7 @@ export class Segments {
   /** Replay: a segment that the log lies in. */
   claimForLog(seg: number): void {
     this.#state[seg] = LOG;
+    this.log_count++;
   }
 
   /** Replay: a key of an older generation was counted before; none of those counts. */
@@ -177,6 +207,7 @@ export class Segments {
 
   #retire(seg: number): void {
     this.#state[seg] = RETIRING;
+    this.setPart(seg, YOUNG);
     this.#generations.bump(seg);
     this.#retiring[this.#retiring_count++] = seg;
     this.#onRetired(seg);

@@ -137,7 +137,7 @@ but what is read from the backing device is not cached.`,
     `A checksum for each key's data, verified before a byte leaves the cache. It is chosen when the
 cache is made, and stays. The default is \\fBfalse\\fR.`,
   eviction: `What becomes of clean data when GC comes to it: \\fBfifo\\fR drops it, oldest first;
-\\fBreinsert\\fR keeps what was read since it came in. It is not kept in the cache device. The default is
+\\fBreinsert\\fR keeps what is accessed again, in the manner of S3-FIFO. It is not kept in the cache device. The default is
 \\fBfifo\\fR.`,
 };
 

@@ -147,6 +147,8 @@ export class Simulation {
     around: 0,
     /** Bytes carried to the head. */
     carried: 0,
+    /** Keys that GC logged again. */
+    kept_keys: 0,
     fills: 0,
     fills_not_kept: 0,
     segments_freed: 0,
@@ -562,6 +564,7 @@ export class Simulation {
     this.seen.fills += counters.fills;
     this.seen.around += counters.around_bytes;
     this.seen.carried += counters.carried_bytes;
+    this.seen.kept_keys += counters.kept_keys;
     this.seen.fills_not_kept += counters.fills_not_kept;
     this.seen.segments_freed += counters.segments_freed;
     this.seen.writeback_zeroed += counters.writeback_zeroed_bytes;

@@ -17,7 +17,7 @@ const GC_PERCENT = 80;
 const STEP_MS = 40;
 /** A cache has about so many segments. */
 const SEGMENTS = 128;
-const LEAST_SEGMENT_BYTES = 128 * 1024;
+const LEAST_SEGMENT_BYTES = 32 * 1024;
 const MOST_SEGMENT_BYTES = 4 * 1024 * 1024;
 
 /** What a run has seen. Units: blocks. */
@@ -26,10 +26,11 @@ export interface EngineRun {
   readonly reads: number;
   /** What the cache may hold until GC begins: what the other policies are given. */
   readonly size: number;
-  /** Of the blocks that came into the cache, how many GC copied to the head. */
+  /** Of the blocks that came into the cache, how many GC copied to its main part. */
   readonly carried: number;
   readonly filled: number;
-  readonly more: unknown;
+  /** Keys that GC logged again. */
+  readonly kept_keys: number;
 }
 
 /** Runs a trace through a cache of about `size` blocks. */
@@ -87,13 +88,13 @@ export function runEngine(trace: Trace, size: number, eviction: Eviction): Engin
     turn();
   }
   const limit = Math.floor(segments * GC_PERCENT / 100);
-  const { carried_bytes, segments_freed } = engine.counters;
+  const { carried_bytes, kept_keys, segments_freed } = engine.counters;
   return {
     hits,
     reads,
     size: Math.floor(limit * data_bytes / BLOCK_BYTES),
     carried: carried_bytes / BLOCK_BYTES,
     filled: segments_freed * data_bytes / BLOCK_BYTES,
-    more: { kept: engine.counters.kept_keys, fills: engine.counters.fills, not_kept: engine.counters.fills_not_kept },
+    kept_keys,
   };
 }

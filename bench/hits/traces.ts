@@ -74,8 +74,8 @@ class Zipf {
   }
 }
 
-const BLOCKS = 10_000;
-const ACCESSES = 120_000;
+const BLOCKS = 30_000;
+const ACCESSES = 300_000;
 const SCAN_BLOCKS = 16;
 
 /** Popular blocks lie anywhere, not side by side. */

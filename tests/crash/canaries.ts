@@ -232,6 +232,12 @@ export const CANARIES: readonly Canary[] = [
     replace: "      memory.copy(to_addr, from_addr, 0);\n",
   },
   {
+    name: "what stays where it is is logged again as if it were older",
+    file: "eviction.ts",
+    find: "    this.#state.logKey(sector, sectors, seg, place, true, crc);\n",
+    replace: "    this.#state.logKey(sector, sectors, seg, 0, true, crc);\n",
+  },
+  {
     name: "what is carried to the head may have been overwritten",
     file: "eviction.ts",
     find: "      const is_part = !index.isPlaceholder(extent) && index.isLive(extent) &&",
