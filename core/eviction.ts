@@ -99,7 +99,8 @@ export class Keeper {
     this.#is_long = heat!.is_long(most_segments * this.#data_sectors);
     const least = Math.floor(most_segments * YOUNG_PART) * this.#data_sectors;
     this.#old_from = this.#is_long ? 0 : Math.max(this.#data_sectors, least);
-    const most = this.#is_long ? 0 : Math.floor(most_segments * MAIN_PART) - segments.log_count;
+    const part = this.#is_long ? 0 : Math.floor(most_segments * MAIN_PART) - segments.log_count;
+    const most = Math.max(1, part); // its data head's
     while (segments.main_count > most && this.#emptyOne());
   }
 
