@@ -13,6 +13,10 @@ const PARTS = ["cli", "core", "io", "tests", "mod.ts", "deno.json", "deno.lock"]
 const NPM = "npm/registry.npmjs.org/deno-std";
 /** What run-guest ends with when the guest cannot be had at all. */
 const CANNOT_PREPARE = 126;
+/** And when the guest ended without a status, as it does when its kernel panics. */
+const NO_STATUS = 125;
+/** Emulation on a busy machine is too much for a kernel now and then: so often one is booted that dies before it runs anything. */
+const MAX_BOOTS = 3;
 
 /** How test files fared; null: there is no guest to be had here, and why was said. */
 export interface GuestOutcome {
@@ -47,7 +51,11 @@ export async function runInGuest(run: GuestRun): Promise<GuestOutcome | null> {
     const share = `${dir}/share`;
     fillShare(share);
     Deno.writeTextFileSync(`${dir}/script`, script(run));
-    const { code, output } = await boot(dir, share, run);
+    let { code, output } = await boot(dir, share, run);
+    for (let boots = 1; code === NO_STATUS && output === "" && boots < MAX_BOOTS; boots++) {
+      console.log("guest: its kernel did not come up, and is booted again");
+      ({ code, output } = await boot(dir, share, run));
+    }
     if (code === CANNOT_PREPARE) return null;
     return count(output, run, code);
   } finally {
