@@ -31,7 +31,8 @@ function serve(socket_path: string, file_path: string): never {
     arena,
     ring,
     memory: {
-      receive: (to, from, len_bytes) => void arena.bytes.copyWithin(to, from, from + len_bytes),
+      receive: (piece, done, from, len_bytes) =>
+        void arena.bytes.copyWithin(piece + done, from, from + len_bytes),
       receives_past_caches: false,
     },
     engine: new BareEngine(0),

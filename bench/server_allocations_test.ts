@@ -71,7 +71,7 @@ class Loop {
       arena,
       ring,
       memory: {
-        receive: (to, from, len) => void bytes.copyWithin(to, from, from + len),
+        receive: (piece, done, from, len) => void bytes.copyWithin(piece + done, from, from + len),
         receives_past_caches: false,
       },
       engine: new BareEngine(0),

@@ -42,6 +42,11 @@ export interface Memory {
   /** Starts to make the stores in the range persistent. They are so once a later barrier is done. */
   persist(addr: number, len_bytes: number): void;
   /**
+   * The same, and returns the checksum of what was stored there, as `crc32c` does. It may be known from where the bytes came, so it says
+   * nothing of whether they have arrived whole.
+   */
+  persistSummed(addr: number, len_bytes: number): number;
+  /**
    * Starts a barrier: everything persisted before this call is durable when it is done. True: done already.
    * False: `Engine.barrierDone` is called later. At most one barrier is under way at a time.
    * Throws when the medium failed.

@@ -156,6 +156,7 @@ function openSteps(
   tell({ event: "progress", text: `setting aside ${cache_file.size_bytes} bytes for the cache` });
   memory.allocate();
   const cache = naming("cache dev", config.cache_path, () => prepareCache(memory, inspection));
+  memory.sums_received = cache.data_crc;
   tell({ event: "progress", text: inspection.fresh ? "new cache" : "reading the log" });
   const now_ms = performance.now();
   const onRead = readingTeller(() => measureLog(cache, memory), tell);

@@ -22,6 +22,7 @@ import { allocatedBytes, type DeviceFile, reopenPath } from "./files.ts";
 import { type CrcFunction, loadIsal } from "./isal.ts";
 import { EINTR, EOPNOTSUPP, errorText, libc, result, Word } from "./libc.ts";
 import { type Libpmem, loadLibpmem, PMEM_F_STREAM } from "./libpmem.ts";
+import { ReceivedSums } from "./received_sums.ts";
 import type { Ring } from "./ring.ts";
 import { StreamedRuns } from "./streamed_runs.ts";
 
@@ -87,6 +88,8 @@ export class Medium implements Memory {
   readonly buffer_bytes: number;
   readonly barrier_is_cheap: boolean;
   readonly kind: MediumKind;
+  /** Whether payloads are summed on their way to their place, for `persistSummed`. */
+  sums_received = false;
   /** Whether payloads are better received into a buffer and moved by `receive` than received into their place. */
   readonly receives_past_caches: boolean;
 
@@ -102,6 +105,8 @@ export class Medium implements Memory {
   readonly #off_word = new Word();
   /** Persistent memory: what was moved past the caches, until something else is stored or a barrier is done. */
   readonly #streamed = new StreamedRuns();
+  /** And the checksums of such payloads. */
+  readonly #sums = new ReceivedSums();
   /** Runs of stores that pages are set up for: where each ends, and how far it is set up. */
   readonly #runs_end = new Float64Array(2).fill(-1);
   readonly #runs_ready = new Float64Array(2);
@@ -218,7 +223,7 @@ export class Medium implements Memory {
 
   write(addr: number, from: Uint8Array, len_bytes: number): void {
     this.#check(addr, len_bytes);
-    this.#streamed.clear();
+    this.#forgetStreamed();
     this.#bytes.set(len_bytes === from.length ? from : from.subarray(0, len_bytes), addr);
   }
 
@@ -229,21 +234,38 @@ export class Medium implements Memory {
       this.#stream(to_addr, from_addr, len_bytes);
       return;
     }
-    this.#streamed.clear();
+    this.#forgetStreamed();
     this.#bytes.copyWithin(to_addr, from_addr, from_addr + len_bytes);
   }
 
   crc32c(addr: number, len_bytes: number): number {
     this.#check(addr, len_bytes);
-    return this.#crc === null
-      ? crc32c(this.#bytes, addr, addr + len_bytes)
-      : this.#crc(this.#arena.absolute(addr), len_bytes, CRC_SEED);
+    return this.#crc32c(addr, len_bytes, CRC_SEED);
   }
 
-  /** Moves a payload, or a part of it, from a buffer of io to its place. */
-  receive(to_addr: number, from_addr: number, len_bytes: number): void {
-    if (this.receives_past_caches) this.#stream(to_addr, from_addr, len_bytes);
-    else this.#bytes.copyWithin(to_addr, from_addr, from_addr + len_bytes);
+  #crc32c(addr: number, len_bytes: number, seed: number): number {
+    return this.#crc === null
+      ? crc32c(this.#bytes, addr, addr + len_bytes, seed)
+      : this.#crc(this.#arena.absolute(addr), len_bytes, seed);
+  }
+
+  /** Moves the next part of a payload from a buffer of io to the piece at `piece_addr`, which has `done_bytes` of it already. */
+  receive(piece_addr: number, done_bytes: number, from_addr: number, len_bytes: number): void {
+    const to_addr = piece_addr + done_bytes;
+    if (!this.receives_past_caches) {
+      this.#bytes.copyWithin(to_addr, from_addr, from_addr + len_bytes);
+      return;
+    }
+    // The bytes are in the processor's caches now, and will not be.
+    if (this.sums_received) this.#sum(piece_addr, done_bytes, from_addr, len_bytes);
+    this.#stream(to_addr, from_addr, len_bytes);
+  }
+
+  #sum(piece_addr: number, done_bytes: number, from_addr: number, len_bytes: number): void {
+    const sums = this.#sums;
+    if (done_bytes > 0 && !sums.has(piece_addr, done_bytes)) return;
+    const seed = done_bytes > 0 ? sums.sum >>> 0 : CRC_SEED;
+    sums.set(piece_addr, done_bytes + len_bytes, this.#crc32c(from_addr, len_bytes, seed));
   }
 
   /**
@@ -319,11 +341,18 @@ export class Medium implements Memory {
     if (addr + len_bytes > this.#run_to) this.#run_to = addr + len_bytes;
   }
 
+  persistSummed(addr: number, len_bytes: number): number {
+    const sum = this.#sums.has(addr, len_bytes) ? this.#sums.sum : this.crc32c(addr, len_bytes);
+    // In this order: persisting may drop the bytes from the processor's caches.
+    this.persist(addr, len_bytes);
+    return sum;
+  }
+
   barrier(): boolean {
     if (this.#libpmem !== null) {
       this.#flushRun();
       this.#libpmem.drain();
-      this.#streamed.clear();
+      this.#forgetStreamed();
       return true;
     }
     if (this.kind === "tmpfs") return true;
@@ -345,6 +374,11 @@ export class Medium implements Memory {
         );
       }
     }
+  }
+
+  #forgetStreamed(): void {
+    this.#streamed.clear();
+    this.#sums.clear();
   }
 
   #flushRun(): void {

@@ -8,6 +8,7 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
+import { crc32c } from "../core/crc32c.ts";
 import { Arena } from "./arena.ts";
 import { closeDevice, openDevice } from "./files.ts";
 import { type Libraries, loadLibraries, Medium, type MediumKind } from "./medium.ts";
@@ -44,7 +45,7 @@ export function withMedium(
 
 /** Writes, reads and makes durable in every way, and compares the file. It must be `CACHE_BYTES` long. */
 export function checkMedium(path: string, kind: MediumKind): void {
-  checkReceive(path);
+  for (const sums_received of [false, true]) checkReceive(path, sums_received);
   const before = pattern(CACHE_BYTES, 1);
   Deno.writeFileSync(path, before, { create: false });
   const later = pattern(5000, 2);
@@ -92,25 +93,37 @@ export function checkMedium(path: string, kind: MediumKind): void {
   assertEquals(Deno.readFileSync(path), expected);
 }
 
-/** Payloads come from io's buffers, in parts, persisted at once or stored over in between. */
-function checkReceive(path: string): void {
+/** Payloads come from io's buffers, in parts, persisted at once or stored over in between, summed on their way or not. */
+function checkReceive(path: string, sums_received: boolean): void {
   const payload = pattern(9000, 3);
   withMedium(path, (medium, _ring, _fd, arena) => {
+    medium.sums_received = sums_received;
     const from = arena.alloc(payload.length);
     arena.bytes.set(payload, from);
     const to = 200_001;
-    medium.receive(to, from, 4000);
-    medium.receive(to + 4000, from + 4000, 5000);
+    medium.receive(to, 0, from, 4000);
+    medium.receive(to, 4000, from + 4000, 5000);
     medium.copy(to + 100, to + 200, 50);
-    medium.persist(to, 9000);
-    medium.receive(to + 20_000, from, 9000);
-    medium.persist(to + 20_000, 9000);
-    medium.barrierSync();
-    const seen = Deno.readFileSync(path);
     const first = payload.slice();
     first.copyWithin(100, 200, 250);
+    assertEquals(medium.persistSummed(to, 9000) >>> 0, crc32c(first, 0, 9000));
+    medium.receive(to + 20_000, 0, from, 4000);
+    medium.receive(to + 40_000, 0, from + 20, 2000);
+    medium.receive(to + 20_000, 4000, from + 4000, 5000);
+    assertEquals(medium.persistSummed(to + 20_000, 9000) >>> 0, crc32c(payload, 0, 9000));
+    assertEquals(medium.persistSummed(to + 40_000, 2000) >>> 0, crc32c(payload, 20, 2020));
+    // Not a whole payload, not from its start, and stored over.
+    assertEquals(medium.persistSummed(to + 20_000, 8000) >>> 0, crc32c(payload, 0, 8000));
+    assertEquals(medium.persistSummed(to + 20_100, 8900) >>> 0, crc32c(payload, 100, 9000));
+    medium.write(to + 20_000, payload.subarray(1), 10);
+    const over = payload.slice();
+    over.set(payload.subarray(1, 11));
+    assertEquals(medium.persistSummed(to + 20_000, 9000) >>> 0, crc32c(over, 0, 9000));
+    medium.barrierSync();
+    const seen = Deno.readFileSync(path);
     assertEquals(seen.slice(to, to + 9000), first);
-    assertEquals(seen.slice(to + 20_000, to + 29_000), payload);
+    assertEquals(seen.slice(to + 20_000, to + 29_000), over);
+    assertEquals(seen.slice(to + 40_000, to + 42_000), payload.subarray(20, 2020));
   });
 }
 

@@ -100,6 +100,10 @@ class ReadMemory implements Memory {
     this.#medium.persist(addr, len_bytes);
   }
 
+  persistSummed(addr: number, len_bytes: number): number {
+    return this.#medium.persistSummed(addr, len_bytes);
+  }
+
   barrier(): boolean {
     return this.#medium.barrier();
   }

@@ -99,6 +99,11 @@ export class SimMemory implements Memory {
     }
   }
 
+  persistSummed(addr: number, len_bytes: number): number {
+    this.persist(addr, len_bytes);
+    return this.crc32c(addr, len_bytes);
+  }
+
   barrier(): boolean {
     if (this.#under_way) throw new Error("barrier: one is under way already");
     if (this.#asynchronous) this.#under_way = true;

@@ -622,8 +622,7 @@ export class Connection {
       const piece_left_bytes = engine.pieceLen(this.#piece) - this.#piece_done_bytes;
       const len_bytes = Math.min(piece_left_bytes, this.#filled - this.#at);
       const from = this.#recv_addr + this.#at;
-      const to = engine.pieceAddr(this.#piece) + this.#piece_done_bytes;
-      memory.receive(to, from, len_bytes);
+      memory.receive(engine.pieceAddr(this.#piece), this.#piece_done_bytes, from, len_bytes);
       this.#at += len_bytes;
       this.#payloadAdvance(len_bytes);
     }

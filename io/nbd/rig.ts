@@ -81,7 +81,8 @@ export class Rig {
       arena: this.arena,
       ring: this.ring,
       memory: {
-        receive: (to, from, len) => void this.arena.bytes.copyWithin(to, from, from + len),
+        receive: (piece, done, from, len) =>
+          void this.arena.bytes.copyWithin(piece + done, from, from + len),
         receives_past_caches: o.receives_past_caches ?? false,
       },
       engine: this.engine,

@@ -120,7 +120,7 @@ export class RealRig {
       arena: this.#arena,
       ring: this.#ring,
       memory: {
-        receive: (to, from, len) => void bytes.copyWithin(to, from, from + len),
+        receive: (piece, done, from, len) => void bytes.copyWithin(piece + done, from, from + len),
         receives_past_caches: o.receives_past_caches,
       },
       engine: this.engine,
