@@ -65,7 +65,12 @@ export function statsText(name: string, stats: StatsReply): string {
       `${c.read_hits} hits, ${c.read_partial_hits} partial hits, ${c.read_misses} misses` +
       `${share(c.read_hits, c.read_hits + c.read_partial_hits + c.read_misses)}`,
     ],
-    ["Fills", `${c.fills}, ${c.placeholders_waited} waited for, ${c.fills_not_kept} not kept`],
+    [
+      "Fills",
+      `${c.fills}, ${c.placeholders_waited} waited for, ${c.fills_not_kept} not kept${
+        cutoffText(stats)
+      }`,
+    ],
     ["Read latency", latencyText(stats.latency.read)],
     ["Write latency", latencyText(stats.latency.write)],
     ["Flush latency", latencyText(stats.latency.flush)],
@@ -95,13 +100,20 @@ export function statsText(name: string, stats: StatsReply): string {
   return lines.map(([what, value]) => `${`${what}:`.padEnd(19)}${value}\n`).join("");
 }
 
-/** A mode that has just begun promises nothing yet. */
 /** The limit that the message `writeback_rate` has set. */
 function rateText({ writeback_rate }: StatsReply): string {
   if (writeback_rate === null) return "";
   return writeback_rate === 0 ? ", paused" : `, at most ${formatBytes(writeback_rate)}/s`;
 }
 
+/** What passed because of the message `sequential_cutoff`. */
+function cutoffText({ sequential_cutoff, counters: c }: StatsReply): string {
+  const passed = c.passed_bytes === 0 ? "" : `, ${formatBytes(c.passed_bytes)} of streams passed`;
+  if (sequential_cutoff === 0) return passed;
+  return `${passed}, streams pass from ${formatBytes(sequential_cutoff)} on`;
+}
+
+/** A mode that has just begun promises nothing yet. */
 function modeText({ cache_mode, is_mode_settled, counters: c }: StatsReply): string {
   const around = c.around_bytes === 0 ? "" : `, ${formatBytes(c.around_bytes)} around the cache`;
   const settling = is_mode_settled ? "" : ", when what was dirty before is written back";
@@ -198,6 +210,12 @@ const METRICS: readonly Metric[] = [
       [{ result: "partial" }, c.read_partial_hits],
       [{ result: "miss" }, c.read_misses],
     ],
+  },
+  {
+    name: "pcache_passed_bytes_total",
+    type: "counter",
+    help: "Bytes of misses that were not kept, as they belonged to a long sequential stream.",
+    values: one((stats) => stats.counters.passed_bytes),
   },
   {
     name: "pcache_placeholders_waited_total",

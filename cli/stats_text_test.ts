@@ -25,6 +25,7 @@ function makeStats(counters: Partial<Counters> = {}): StatsReply {
     is_mode_settled: true,
     writeback_rate: null,
     eviction: "fifo",
+    sequential_cutoff: 0,
     requests_under_way: 3,
     requests_waiting: 2,
     dirty_age_ms: 1500,

@@ -132,7 +132,9 @@ export const VERBS: readonly Verb[] = [
     name: "load",
     alias: "reload",
     usage: "<device> [--table <table>|<table_file>] [-r|--readonly]",
-    help: "Puts a table into the inactive place. Of a live table only -r can change",
+    help:
+      "Puts a table into the inactive place. Of a live table -r, cache_mode and eviction can change,\n" +
+      "and both devices can have become larger",
     min_args: 0,
     max_args: 2,
     devices: "first",
@@ -206,8 +208,8 @@ export const VERBS: readonly Verb[] = [
     usage: "<device> <sector> <message>",
     help:
       "Changes a setting: gc_percent 0..90, cache_mode MODE, writeback_rate BYTES|max|pause,\n" +
-      "eviction fifo|reinsert. Or has something done, and waits for it: flush (write back), drop_clean,\n" +
-      "invalidate <start> <length>, scrub. The sector is not needed: use 0",
+      "eviction fifo|reinsert, sequential_cutoff BYTES. Or has something done, and waits for\n" +
+      "it: flush (write back), drop_clean, invalidate <start> <length>, scrub. Sector: use 0",
     min_args: 3,
     max_args: Infinity,
     devices: "first",

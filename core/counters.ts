@@ -28,6 +28,8 @@ export class Counters {
   fills = 0;
   /** Fills whose bytes were not kept: no space, or overwritten meanwhile. */
   fills_not_kept = 0;
+  /** Bytes of misses that were not kept, as they belonged to a long sequential stream. */
+  passed_bytes = 0;
   /** Ranges that did not have their checksum, when read or written back. */
   checksum_failures = 0;
   /** Of these, clean ones: read from the backing device instead. */

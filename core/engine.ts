@@ -52,6 +52,7 @@ import { Segments } from "./segments.ts";
 import { Space } from "./space.ts";
 import { Staging } from "./staging.ts";
 import { EngineState, maxKeySectors } from "./state.ts";
+import { SEQUENTIAL_CUTOFF_MIN_BYTES } from "./streams.ts";
 import { Through } from "./through.ts";
 import { countDirty, forgetPart, scrubPart, type ScrubReport } from "./upkeep.ts";
 import { BATCH_KSETS, WriteBack } from "./writeback.ts";
@@ -124,33 +125,50 @@ export interface Status {
 
 /** A running cache. */
 export class Engine {
-  /** Size of the cached device. */
-  readonly size_bytes: number;
+  /** Size of the cached device. Only `reload` changes it. */
+  size_bytes!: number;
   /** Longest read, and longest write. */
   readonly max_request_bytes: number;
   /** Slots are 0 .. max_requests-1. */
   readonly max_requests: number;
   /** What replay found. */
-  readonly replayed: Replayed;
-  readonly #state: EngineState;
-  readonly #fills: Fills;
-  readonly #reads: Reads;
-  readonly #writes: Writes;
-  readonly #flushes: Flushes;
-  readonly #writeback: WriteBack;
-  readonly #gc: Gc;
+  replayed!: Replayed;
+  #state!: EngineState;
+  #fills!: Fills;
+  #reads!: Reads;
+  #writes!: Writes;
+  #flushes!: Flushes;
+  #writeback!: WriteBack;
+  #gc!: Gc;
+  readonly #limits: Limits;
+  readonly #staging: Staging;
   readonly #latencies: Latencies;
   #gc_percent_wanted = -1;
   #mode_wanted = -1;
   #info_barrier = 0;
 
-  private constructor(state: EngineState, replayed: Replayed, limits: Limits) {
+  private constructor(options: EngineOptions) {
+    const { limits = LIMITS } = options;
+    this.#limits = limits;
     this.max_requests = limits.requests;
     this.#latencies = new Latencies(limits.requests);
+    this.#staging = options.staging ?? Staging.inMemory(limits.staged_keys);
+    this.#load({ ...options, staging: this.#staging }, new Counters());
+    this.max_request_bytes = maxRequestBytes(this.#state);
+  }
+
+  /** Replays the log, and makes everything that stands on what it says. */
+  #load(options: EngineOptions & { staging: Staging }, counters: Counters): void {
+    const { state, replayed } = makeState(options, this.#limits, counters);
+    const limits = this.#limits;
     this.#state = state;
     this.replayed = replayed;
     this.size_bytes = state.size_sectors * SECTOR_BYTES;
-    this.max_request_bytes = maxRequestBytes(state);
+    this.#gc_percent_wanted = -1;
+    this.#info_barrier = 0;
+    this.setEviction(options.eviction ?? "fifo");
+    const mode = modeNumber(state.through.mode);
+    this.#mode_wanted = mode === options.cache.info.mode ? -1 : mode; // the first turn stores it
     this.#flushes = new Flushes(state);
     this.#fills = new Fills(state);
     this.#reads = new Reads(state, this.#fills);
@@ -162,77 +180,30 @@ export class Engine {
 
   /** Replays the log and starts. Writes nothing. Throws `CacheError` for a log that must be refused. */
   static open(options: EngineOptions): Engine {
-    const { memory, backing, cache, now_ms, onRead, limits = LIMITS } = options;
-    const size_sectors = Math.floor(backing.size_bytes / SECTOR_BYTES);
-    if (size_sectors === 0) {
-      throw new CacheError(
-        `backing device: ${backing.size_bytes} bytes, but at least ${SECTOR_BYTES} are needed`,
-      );
+    return new Engine(options);
+  }
+
+  /**
+   * Goes on with devices that have changed, after `isClosed`: replays the log anew, and counts on. No request may be in use. The size
+   * may have grown, and the number of segments; what was set stays so. Throws `CacheError` for what must be refused: the engine is as it
+   * was then.
+   */
+  reload(options: Omit<EngineOptions, "limits" | "staging" | "eviction">): void {
+    assert(this.isClosed() && this.requests_in_use === 0, "nothing is under way");
+    const { counters, streams, writeback_bytes_per_s, is_draining, is_reclaiming } = this.#state;
+    const { eviction } = this;
+    const before = { ...counters };
+    try {
+      this.#load({ ...options, staging: this.#staging }, counters);
+    } catch (error) {
+      Object.assign(counters, before);
+      throw error;
     }
-    const counters = new Counters();
-    const index = new ExtentIndex(size_sectors, cache.n_segs);
-    const sums = cache.data_crc ? new KeySums(cache.n_segs) : null;
-    // Every full turn of the cache sweeps the index twice, so dead extents stay few.
-    const swept = Math.ceil((2 * index.subtrees) / cache.n_segs);
-    const segments: Segments = new Segments(cache.n_segs, cache.generations, (seg) => {
-      counters.segments_freed++;
-      zero_areas.retired(seg);
-      sums?.clear(seg);
-      index.freeSegment(seg);
-      index.sweep(swept);
-    });
-    const space = new Space(cache, memory, segments);
-    const max_key_sectors = maxKeySectors(cache.data_crc);
-    const zero_areas = new ZeroAreas(cache, memory, segments, space, max_key_sectors);
-    const tables = { index, segments, sums };
-    const { staging = Staging.inMemory(limits.staged_keys) } = options;
-    const replayed = replay(cache, memory, size_sectors * SECTOR_BYTES, tables, onRead, staging);
-    const barriers = new Barriers(memory);
-    const backing_flushes = new BackingFlushes(backing);
-    const { cache_mode = CACHE_MODES[cache.info.mode]! } = options;
-    const requests = new Requests(limits.requests);
-    const state = new EngineState(
-      cache,
-      memory,
-      backing,
-      size_sectors,
-      index,
-      segments,
-      sums,
-      barriers,
-      new Log(
-        cache,
-        memory,
-        segments,
-        barriers,
-        replayed.head_seg,
-        replayed.head_off,
-        now_ms,
-        staging,
-      ),
-      space,
-      zero_areas,
-      new Buffers(memory.buffer_addr, memory.buffer_bytes),
-      requests,
-      new Pieces(limits.pieces),
-      new RequestQueue(requests),
-      new RequestQueue(requests),
-      counters,
-      new Through(cache_mode, replayed.keys_to_write_back),
-      backing_flushes,
-      new Arounds(
-        backing_flushes,
-        index.subtrees,
-        cache.info.mode === AROUND_NUMBER,
-        cache.info.mode === AROUND_NUMBER && !cache.fresh,
-      ),
-      now_ms,
-    );
-    const engine = new Engine(state, replayed, limits);
-    engine.setEviction(options.eviction ?? "fifo");
-    const mode = modeNumber(cache_mode);
-    if (mode !== cache.info.mode) engine.#mode_wanted = mode; // the first turn stores it
-    return engine;
+    this.#state.streams.setCutoff(streams.cutoff_bytes);
+    this.#writeback.setRate(writeback_bytes_per_s);
+    this.setEviction(eviction);
+    this.setDraining(is_draining);
+    this.setReclaiming(is_reclaiming);
   }
 
   /** What the engine has counted. */
@@ -519,6 +490,23 @@ export class Engine {
     this.#writeback.setRate(bytes_per_s);
   }
 
+  /** How long a sequential stream of reads may be before its misses are not kept any more; 0: as long as it likes. */
+  get sequential_cutoff_bytes(): number {
+    return this.#state.streams.cutoff_bytes;
+  }
+
+  /** Sets that length: 0, or from a page on. It is not stored. Throws `CacheError` for anything else. */
+  setSequentialCutoff(bytes: number): void {
+    const is_right = bytes === 0 ||
+      (Number.isSafeInteger(bytes) && bytes >= SEQUENTIAL_CUTOFF_MIN_BYTES);
+    if (!is_right) {
+      throw new CacheError(
+        `sequential_cutoff ${bytes}, but it must be ${SEQUENTIAL_CUTOFF_MIN_BYTES} bytes at least, or 0`,
+      );
+    }
+    this.#state.streams.setCutoff(bytes);
+  }
+
   /** Writes everything back as fast as possible, until switched off. */
   setDraining(on: boolean): void {
     this.#state.is_draining = on;
@@ -694,6 +682,79 @@ export class Engine {
       "a request is on the device",
     );
   }
+}
+
+/** The tables of an engine, as the log says. Writes nothing. Throws `CacheError` for a log that must be refused. */
+function makeState(
+  options: EngineOptions & { staging: Staging },
+  limits: Limits,
+  counters: Counters,
+): { state: EngineState; replayed: Replayed } {
+  const { memory, backing, cache, now_ms, onRead, staging } = options;
+  const size_sectors = Math.floor(backing.size_bytes / SECTOR_BYTES);
+  if (size_sectors === 0) {
+    throw new CacheError(
+      `backing device: ${backing.size_bytes} bytes, but at least ${SECTOR_BYTES} are needed`,
+    );
+  }
+  const index = new ExtentIndex(size_sectors, cache.n_segs);
+  const sums = cache.data_crc ? new KeySums(cache.n_segs) : null;
+  // Every full turn of the cache sweeps the index twice, so dead extents stay few.
+  const swept = Math.ceil((2 * index.subtrees) / cache.n_segs);
+  const segments: Segments = new Segments(cache.n_segs, cache.generations, (seg) => {
+    counters.segments_freed++;
+    zero_areas.retired(seg);
+    sums?.clear(seg);
+    index.freeSegment(seg);
+    index.sweep(swept);
+  });
+  const space = new Space(cache, memory, segments);
+  const max_key_sectors = maxKeySectors(cache.data_crc);
+  const zero_areas = new ZeroAreas(cache, memory, segments, space, max_key_sectors);
+  const tables = { index, segments, sums };
+  const replayed = replay(cache, memory, size_sectors * SECTOR_BYTES, tables, onRead, staging);
+  const barriers = new Barriers(memory);
+  const backing_flushes = new BackingFlushes(backing);
+  const { cache_mode = CACHE_MODES[cache.info.mode]! } = options;
+  const requests = new Requests(limits.requests);
+  const state = new EngineState(
+    cache,
+    memory,
+    backing,
+    size_sectors,
+    index,
+    segments,
+    sums,
+    barriers,
+    new Log(
+      cache,
+      memory,
+      segments,
+      barriers,
+      replayed.head_seg,
+      replayed.head_off,
+      now_ms,
+      staging,
+    ),
+    space,
+    zero_areas,
+    new Buffers(memory.buffer_addr, memory.buffer_bytes),
+    requests,
+    new Pieces(limits.pieces),
+    new RequestQueue(requests),
+    new RequestQueue(requests),
+    counters,
+    new Through(cache_mode, replayed.keys_to_write_back),
+    backing_flushes,
+    new Arounds(
+      backing_flushes,
+      index.subtrees,
+      cache.info.mode === AROUND_NUMBER,
+      cache.info.mode === AROUND_NUMBER && !cache.fresh,
+    ),
+    now_ms,
+  );
+  return { state, replayed };
 }
 
 /** A request must fit into the cache and the transfer buffers several times over, or it might wait for ever. */

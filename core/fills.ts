@@ -6,7 +6,8 @@
  * that came meanwhile has cut its part out.
  *
  * A write that goes around the cache (`arounds.ts`) is a fill the other way: its payload is received into the buffer, and written to
- * the backing device from there, while its placeholder keeps others from the range. Nothing of it is stored in the cache.
+ * the backing device from there, while its placeholder keeps others from the range. Nothing of it is stored in the cache. Nor is
+ * what a read of a long stream brings (`streams.ts`).
  *
  * Invariants:
  * - a fill lies in one subtree; its buffer is held until its last reference is gone: its own while it is under way,
@@ -36,6 +37,8 @@ export interface FillWaiter {
 
 /** A fill that reads; one that writes has the epoch it began in (`arounds.ts`). */
 const READS = 2;
+/** A fill that reads, and of which nothing is kept. */
+const PASSES = 3;
 
 /** The one range of a write. */
 class OneRange implements Gather {
@@ -63,7 +66,7 @@ export class Fills {
   readonly #first_waiter: Int32Array;
   /** Fills that wait for a free id, in order. */
   readonly #next: Int32Array;
-  /** READS, or the epoch of a write. */
+  /** READS, PASSES, or the epoch of a write. */
   readonly #kind: Uint8Array;
   readonly #range = new OneRange();
   #queue_first = -1;
@@ -101,11 +104,12 @@ export class Fills {
 
   /**
    * Starts to read a hole of the index: at most `sectors`, which lie in one subtree. Buffer space was checked. Returns the
-   * fill; `sectorsOf` says how much it covers.
+   * fill; `sectorsOf` says how much it covers. `is_kept`: what comes becomes clean keys, if the cache mode has it so.
    */
-  start(sector: number, sectors: number): number {
+  start(sector: number, sectors: number, is_kept: boolean): number {
     const { index, counters } = this.#state;
     const fill = this.#take(sector, sectors);
+    if (!is_kept) this.#kind[fill] = PASSES;
     index.insertPlaceholder(sector, this.#sectors[fill]!, fill);
     counters.fills++;
     this.#enqueue(fill);
@@ -204,7 +208,7 @@ export class Fills {
       const off_bytes = this.#sector[fill]! * SECTOR_BYTES;
       const len_bytes = this.#sectors[fill]! * SECTOR_BYTES;
       const addr = this.#addr[fill]!;
-      if (this.#kind[fill] === READS) this.#state.backing.read(id, off_bytes, len_bytes, addr);
+      if (this.#kind[fill]! >= READS) this.#state.backing.read(id, off_bytes, len_bytes, addr);
       else {
         this.#range.addr_bytes = addr;
         this.#range.len_bytes = len_bytes;
@@ -220,13 +224,15 @@ export class Fills {
     const fill = this.#fill_of_id[id]!;
     this.#ids.put(id);
     const result = errno === 0 ? 0 : EIO;
-    const epoch = this.#kind[fill]!;
-    const is_read = epoch === READS;
-    if (!is_read) this.#endWrite(fill, epoch, errno);
+    const kind = this.#kind[fill]!;
+    if (kind < READS) this.#endWrite(fill, kind, errno);
     else if (errno !== 0) this.#state.counters.backing_read_errors++;
+    else if (kind === PASSES) {
+      this.#state.counters.passed_bytes += this.#sectors[fill]! * SECTOR_BYTES;
+    }
     // Edges first: they need the placeholder to see whether the buffer is still the newest, and cut it.
     this.#tell(fill, result, edges, true);
-    this.#settle(fill, is_read && errno === 0 && this.#state.through.keeps_misses);
+    this.#settle(fill, kind === READS && errno === 0 && this.#state.through.keeps_misses);
     this.#tell(fill, result, reads, false);
     this.unref(fill);
   }

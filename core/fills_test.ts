@@ -1,8 +1,8 @@
 /** Misses, through the engine: who waits for which backing read, and what of it is kept. */
 
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import { content, HandDevice } from "../tests/hand_device.ts";
-import { EIO } from "./errors.ts";
+import { CacheError, EIO } from "./errors.ts";
 import { MAX_FILL_READS } from "./fills.ts";
 
 const KIB = 1024;
@@ -57,6 +57,39 @@ Deno.test("a reader of more than a placeholder reads only what lies beside it", 
   device.end();
   assertEquals(device.answered().length, 2);
   assertEquals(device.bytesOf(wide), old(0, 16 * KIB));
+});
+
+Deno.test("misses of a stream past the cutoff are read, and not kept; hits and edges are as ever", () => {
+  const device = new HandDevice();
+  const { engine } = device;
+  engine.setSequentialCutoff(12 * KIB);
+  assertEquals(device.write(20 * KIB, content(1, 4 * KIB)), 0);
+  const want = old(0, 64 * KIB);
+  want.set(content(1, 4 * KIB), 20 * KIB);
+  for (let off = 0; off < 64 * KIB; off += 4 * KIB) {
+    assertEquals(device.read(off, 4 * KIB).bytes, want.slice(off, off + 4 * KIB), `${off}`);
+  }
+  assertEquals(layout(device, 0, 64 * KIB), ["clean 0+8", "clean 8+8", "clean 16+8", "dirty 40+8"]);
+  assertEquals(engine.counters.passed_bytes, 48 * KIB);
+  assertEquals(device.write(64 * KIB + 100, content(2, 1000)), 0); // in the stream's way
+  assertEquals(layout(device, 64 * KIB, 4 * KIB), ["dirty 0+1", "dirty 1+1", "dirty 2+1"]);
+
+  // Who waits for such a read gets its bytes; a write over it stays.
+  engine.beginRead(512 * KIB, 16 * KIB);
+  device.pump();
+  engine.beginRead(516 * KIB, 512);
+  device.beginWhole(520 * KIB, content(3, 512));
+  device.end();
+  for (const slot of device.answered()) engine.release(slot);
+  assertEquals(layout(device, 512 * KIB, 16 * KIB), ["dirty 16+1"]);
+
+  engine.setSequentialCutoff(0);
+  device.read(1 * MIB, 64 * KIB);
+  assertEquals(layout(device, 1 * MIB, 64 * KIB), ["clean 0+128"]);
+  device.assertNothingHeld();
+  for (const wrong of [-1, 1, 4095, 4096.5, NaN, Infinity]) {
+    assertThrows(() => engine.setSequentialCutoff(wrong), CacheError, "sequential_cutoff");
+  }
 });
 
 Deno.test("a write over a part of a placeholder: its part stays the write's, the rest is kept as read", () => {

@@ -54,9 +54,11 @@ export class Reads implements FillWaiter {
 
   /** A read of bytes inside the cached device, which `lookUp` goes on with. Returns its slot; -1: all are in use. */
   begin(off_bytes: number, len_bytes: number): number {
-    const slot = this.#state.requests.take(READ, off_bytes, len_bytes, false);
+    const { requests, streams, counters } = this.#state;
+    const slot = requests.take(READ, off_bytes, len_bytes, false);
     if (slot < 0) return -1;
-    this.#state.counters.reads++;
+    counters.reads++;
+    requests.passes[slot] = streams.cutoff_bytes > 0 && streams.note(off_bytes, len_bytes) ? 1 : 0;
     this.#begun.push(slot);
     return slot;
   }
@@ -208,9 +210,10 @@ export class Reads implements FillWaiter {
 
   /** Starts fills for a hole. Returns its end. */
   #readHole(slot: number, from: number, to: number): number {
+    const is_kept = this.#state.requests.passes[slot] === 0;
     let sector = from;
     while (sector < to) {
-      const fill = this.#fills.start(sector, to - sector);
+      const fill = this.#fills.start(sector, to - sector, is_kept);
       const stop = sector + this.#fills.sectorsOf(fill);
       this.#waitFor(slot, fill, sector, stop);
       sector = stop;

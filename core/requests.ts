@@ -54,6 +54,8 @@ export class Requests {
   readonly state: Uint8Array;
   readonly fua: Uint8Array;
   readonly error: Uint8Array;
+  /** A read whose misses are not kept (`streams.ts`). */
+  readonly passes: Uint8Array;
   readonly off_bytes: Float64Array;
   readonly len_bytes: Uint32Array;
   /** How many fills are still to come before it can go on; set by who waits. */
@@ -75,6 +77,7 @@ export class Requests {
     this.state = new Uint8Array(most);
     this.fua = new Uint8Array(most);
     this.error = new Uint8Array(most);
+    this.passes = new Uint8Array(most);
     this.off_bytes = new Float64Array(most);
     this.len_bytes = new Uint32Array(most);
     this.waits = new Uint32Array(most);

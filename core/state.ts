@@ -19,6 +19,7 @@ import type { Backing, Memory } from "./platform.ts";
 import { ANSWERED, type Pieces, type RequestQueue, type Requests } from "./requests.ts";
 import type { Segments } from "./segments.ts";
 import type { Space } from "./space.ts";
+import { Streams } from "./streams.ts";
 import type { Through } from "./through.ts";
 import type { ZeroAreas } from "./zeroes.ts";
 
@@ -48,6 +49,8 @@ export class EngineState {
   is_draining = false;
   /** How many bytes a second write-back may write where nobody waits for it; 0: none, Infinity: as many as it can. */
   writeback_bytes_per_s = Infinity;
+  /** What of the reads is sequential: a miss of a long stream is not kept. */
+  readonly streams = new Streams();
   /** GC takes every kset off the log that has been written back. */
   is_reclaiming = false;
   is_closing = false;
@@ -96,11 +99,12 @@ export class EngineState {
     this.answered.push(slot);
   }
 
-  /** A kset that was durable is not there any more: the medium is damaged. Returns false. */
-  failLog(): false {
+  /** A kset that was durable is not there any more: the medium is damaged. Returns whether that is news: who waits has to be told. */
+  failLog(): boolean {
+    if (this.barriers.has_failed) return false;
     this.counters.log_damaged++;
     this.barriers.fail();
-    return false;
+    return true;
   }
 
   /**

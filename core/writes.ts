@@ -519,7 +519,9 @@ export class Writes implements FillWaiter {
     }
     requests.waits[slot] = requests.waits[slot]! + 1;
     if (!is_hole) return this.#fills.await(index.fill(extent), piece);
-    if (buffers.free_sectors > 0) return this.#fills.await(this.#fills.start(sector, 1), piece);
+    if (buffers.free_sectors > 0) {
+      return this.#fills.await(this.#fills.start(sector, 1, true), piece);
+    }
     pieces.next_waiter[piece] = this.#first_edge;
     this.#first_edge = piece;
   }

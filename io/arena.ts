@@ -2,7 +2,7 @@
  * The arena: one reserved stretch of virtual memory, seen as one `ArrayBuffer`, in which everything lies that
  * bytes move between. An address (`addr`) is an offset into it, a plain number:
  *
- *   [0, cache_bytes)                the cache device, mapped
+ *   [0, cache_bytes)                the cache device, mapped; it may grow over the addresses behind it, as far as the next area
  *   [buffer_addr, + buffer_bytes)   the engine's transfer buffers
  *   [io_addr, + io_bytes)           what io itself needs: receive buffers, reply headers, iovecs; given out by `alloc`
  *
@@ -44,6 +44,8 @@ const MAP_FAILED = 2n ** 64n - 1n;
 export interface ArenaOptions {
   /** Size of the cache device; 0 for none. */
   cache_bytes: number;
+  /** Addresses to be kept for the cache device: more than it has, for one that may grow. `cache_bytes` if left out. */
+  room_bytes?: number;
   /** Size of the engine's transfer buffers. */
   buffer_bytes: number;
   /** Size of what `alloc` gives out. */
@@ -61,8 +63,9 @@ function map(
   protection: number,
   flags: number,
   fd: number,
+  off_bytes = 0,
 ): bigint {
-  const pointer = libc.mmap(at, BigInt(len_bytes), protection, flags, fd, 0n);
+  const pointer = libc.mmap(at, BigInt(len_bytes), protection, flags, fd, BigInt(off_bytes));
   const error = errno();
   const address = Deno.UnsafePointer.value(pointer);
   return BigInt.asUintN(64, BigInt(address)) === MAP_FAILED ? -BigInt(error) : BigInt(address);
@@ -72,8 +75,9 @@ function map(
 export class Arena {
   /** The whole arena. Touching a byte outside what is mapped kills the process: check addresses first. */
   readonly bytes: Uint8Array<ArrayBuffer>;
-  readonly cache_bytes: number;
-  /** First address of the transfer buffers; a multiple of 2 MiB. */
+  /** Size of the cache device, as it is mapped. */
+  cache_bytes: number;
+  /** First address of the transfer buffers; a multiple of 2 MiB. The cache device cannot grow over it. */
   readonly buffer_addr: number;
   readonly buffer_bytes: number;
   /** First address of io's own area, and where `alloc` goes on. */
@@ -92,14 +96,14 @@ export class Arena {
    * @throws CacheError when the cache device is too large or the system has no memory for the buffers
    */
   constructor(options: ArenaOptions) {
-    const { cache_bytes } = options;
+    const { cache_bytes, room_bytes = cache_bytes } = options;
     if (cache_bytes > MAX_CACHE_BYTES) {
       throw new CacheError(
         `cache device: ${cache_bytes} bytes: at most ${MAX_CACHE_BYTES} bytes can be mapped`,
       );
     }
     this.cache_bytes = cache_bytes;
-    this.buffer_addr = roundUp(cache_bytes, HUGE_BYTES);
+    this.buffer_addr = roundUp(Math.min(room_bytes, MAX_CACHE_BYTES), HUGE_BYTES);
     this.buffer_bytes = roundUp(options.buffer_bytes, PAGE_BYTES);
     this.io_addr = this.buffer_addr + this.buffer_bytes;
     this.io_bytes = roundUp(options.io_bytes, PAGE_BYTES);
@@ -152,6 +156,26 @@ export class Arena {
     const flags = MAP_FIXED | (sync ? MAP_SHARED_VALIDATE | MAP_SYNC : MAP_SHARED);
     const at = map(BigInt(this.#base), this.cache_bytes, PROT_READ_WRITE, flags, fd);
     return at < 0n ? -Number(at) : 0;
+  }
+
+  /**
+   * Maps what the cache device has gained behind what is mapped, which stays as it is. There is room for it.
+   *
+   * @returns 0 or an error number
+   */
+  growCache(fd: number, sync: boolean, cache_bytes: number): number {
+    assert(
+      cache_bytes >= this.cache_bytes && cache_bytes <= this.buffer_addr,
+      "growCache: it is larger, and there is room",
+    );
+    const from_bytes = this.cache_bytes - this.cache_bytes % PAGE_BYTES;
+    const flags = MAP_FIXED | (sync ? MAP_SHARED_VALIDATE | MAP_SYNC : MAP_SHARED);
+    const at_addr = BigInt(this.#base + from_bytes);
+    const len_bytes = cache_bytes - from_bytes;
+    const at = map(at_addr, len_bytes, PROT_READ_WRITE, flags, fd, from_bytes);
+    if (at < 0n) return -Number(at);
+    this.cache_bytes = cache_bytes;
+    return 0;
   }
 
   /** Takes the cache device out again; what was mapped there must not be touched any more. */

@@ -14,7 +14,7 @@ import { assert } from "../core/assert.ts";
 import { EINVAL, EIO } from "../core/errors.ts";
 import { type Backing, type Gather, MAX_BACKING_IDS, MAX_GATHER } from "../core/platform.ts";
 import type { Arena } from "./arena.ts";
-import { type DeviceFile, openDirect } from "./files.ts";
+import { currentBytes, type DeviceFile, openDirect } from "./files.ts";
 import { EAGAIN, EINTR, ENOSYS, EOPNOTSUPP, libc } from "./libc.ts";
 import type { Ring } from "./ring.ts";
 
@@ -41,6 +41,10 @@ export interface BackingUser {
 
 /** A backing device in the device's loop. */
 export interface LoopBacking extends Backing {
+  /** How large the whole device is now, as far as is known. */
+  currentBytes(): number;
+  /** So many bytes of it are used from now on: not more than there are. Nothing is under way. */
+  resize(size_bytes: number): void;
   /** Why requests have to wait: the device is away for now. "": it is there. */
   readonly trouble: string;
   /** How often it has been away. */
@@ -65,13 +69,14 @@ export const UNDER_WAY = -1;
 
 /** A backing device on a file or block device. */
 export class FileBacking implements LoopBacking {
-  readonly size_bytes: number;
+  size_bytes: number;
   readonly trouble = "";
   readonly outage_count = 0;
 
   readonly #arena: Arena;
   readonly #ring: Ring;
   readonly #user: number;
+  readonly #file: DeviceFile;
   readonly #fd: number;
   /** -1: there is no direct I/O. */
   readonly #direct_fd: number;
@@ -105,6 +110,7 @@ export class FileBacking implements LoopBacking {
     this.#arena = arena;
     this.#ring = ring;
     this.#user = user_kind << 24;
+    this.#file = file;
     this.#fd = file.fd;
     this.#direct_fd = openDirect(file);
     this.#range_bytes = file.direct_unit_bytes;
@@ -116,6 +122,14 @@ export class FileBacking implements LoopBacking {
       : Math.max(this.#range_bytes, this.#addr_bytes, this.#page_bytes);
     this.#iovecs_addr = arena.alloc(MAX_BACKING_IDS * IOVECS_BYTES, 4096);
     this.#iovecs = arena.words(this.#iovecs_addr, MAX_BACKING_IDS * IOVECS_BYTES);
+  }
+
+  currentBytes(): number {
+    return currentBytes(this.#file);
+  }
+
+  resize(size_bytes: number): void {
+    this.size_bytes = size_bytes - size_bytes % SECTOR_BYTES;
   }
 
   /** True when requests that are aligned go past the page cache. */

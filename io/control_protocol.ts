@@ -169,6 +169,8 @@ export interface StatsReply extends PaceReport {
   /** Bytes a second that write-back may write where nobody waits for it; 0: it pauses, null: as many as it can. */
   writeback_rate: number | null;
   eviction: Eviction;
+  /** How long a sequential stream of reads may be before its misses are not kept any more; 0: as long as it likes. */
+  sequential_cutoff: number;
   /** Requests that are not answered, and of these the ones that wait for space. */
   requests_under_way: number;
   requests_waiting: number;

@@ -33,6 +33,7 @@ import { Watch } from "./events.ts";
 import type { DeviceFile } from "./files.ts";
 import type { Frontend } from "./frontend.ts";
 import { goneBacking } from "./gone_backing.ts";
+import { applyGrowth, findGrowth, type GrowingParts, type Growth } from "./live_growth.ts";
 import { type Entrance, listenUnix, prepareEntrance, removeFile } from "./listening.ts";
 import { Jobs } from "./jobs.ts";
 import type { Medium } from "./medium.ts";
@@ -64,12 +65,15 @@ export type { DeviceConfig, DeviceEvent };
 
 /** How long the last answers may take to leave. */
 const GOODBYE_MS = 1000;
-/** What is answered while the device is being left to another process. */
+/** What is answered while the device is being left to another process, or is about to grow. */
 const ASKS_ONLY: ReadonlySet<string> = new Set<ControlRequest["verb"]>(
   ["status", "table", "info", "stats", "progress", "wait"],
 );
 /** How often it is looked whether a device that goes when its last client does can go. */
 const DEFERRED_LOOK_MS = 500;
+/** How long a device that is to grow waits for nothing but its clients: payloads that they have not sent, replies that they do not take. */
+const GROW_PATIENCE_MS = 20_000;
+
 /**
  * Opens and serves a device; returns when it has been removed. `home` is its name and folder, mode 0700, made by the caller.
  * `tell` is called while it starts, until and including `ready`.
@@ -129,16 +133,12 @@ function openSteps(
   cleanup: DisposableStack,
 ): Device {
   const front_bytes = FRONTEND_ARENA_BYTES + ControlServer.ARENA_BYTES;
-  const opened = openCacheDevice(config.cache_path, front_bytes, cleanup);
+  const opened = openCacheDevice(config.cache_path, front_bytes, cleanup, true);
   const { arena, ring, memory, cache_file, devices, late_cleanup } = opened;
   const { backing_path } = config;
   const table = tableOf(config);
   if (isNbdUri(backing_path)) tell({ event: "progress", text: `connecting to ${backing_path}` });
-  let full_sectors = 0;
-  const sectorsOf = (bytes: number) => {
-    full_sectors = Math.floor(bytes / SECTOR_BYTES);
-    return deviceSectors(table, bytes);
-  };
+  const sectorsOf = (bytes: number) => deviceSectors(table, bytes);
   const backing_place = { arena, ring, user_kind: KIND_BACKING, cache_file, cleanup: devices };
   const backing = openBacking(backing_path, sectorsOf, backing_place);
 
@@ -166,7 +166,6 @@ function openSteps(
   const engine = naming("pcache", config.cache_path, () => Engine.open(engine_parts));
   return new Device(shell, config, {
     ...{ arena, ring, memory, cache_file, backing, engine, control_fd, frontend, devices },
-    full_sectors,
   });
 }
 
@@ -182,8 +181,16 @@ interface Parts {
   readonly frontend: OpenedFrontend;
   /** Lets go of both devices. */
   readonly devices: DisposableStack;
-  /** Size of the whole backing device. */
-  readonly full_sectors: number;
+}
+
+/** Who has asked for a table under which the device grows. */
+interface Grower {
+  readonly client: number;
+  readonly growth: Growth;
+  /** Until when its clients are waited for. */
+  deadline_ms: number;
+  /** The device was suspended; it stays so if it cannot grow. */
+  readonly was_suspended: boolean;
 }
 
 /** A running device. */
@@ -206,6 +213,10 @@ class Device {
   /** Who waits for the device to be left to another process; -1: nobody. */
   #heir = -1;
   #is_handed_over = false;
+  /** How long the device is to be under it. */
+  #inactive_sectors = 0;
+  /** Null: the device is not about to grow. */
+  #grower: Grower | null = null;
   /** Who waits for the table to be wiped; -1: nobody. */
   #wiper = -1;
   /** The table has been replaced by one that fails all I/O, and both devices are let go. */
@@ -260,8 +271,11 @@ class Device {
         isClosed: () => engine.isClosed(),
         reopen: () => this.#is_wiped || engine.reopen(),
       },
-      hold: (what) => this.#frontend.hold(what),
-      unansweredCount: () => this.#frontend.unanswered_count,
+      // A device that is to grow has to be without any request: writes that have begun may end.
+      hold: (what) =>
+        this.#frontend.hold(what === "requests" && this.#grower !== null ? "new requests" : what),
+      unansweredCount: () =>
+        this.#grower === null ? this.#frontend.unanswered_count : engine.requests_in_use,
     });
   }
 
@@ -334,6 +348,7 @@ class Device {
   /** A client of the control socket has gone before it got its answer. */
   #clientGone(client: number): void {
     this.#removal.clientGone(client);
+    if (client === this.#grower?.client) this.#endGrowth(this.#grower);
     this.#suspension.clientGone(client);
     this.#shell.events.forget(client);
     this.#jobs.clientGone(client);
@@ -413,10 +428,12 @@ class Device {
 
   /** The engine comes to rest within two steps when nothing is under way. */
   #suspendOn(now_ms: number): void {
+    if (this.#grower !== null && !this.#waitsForGrowth(this.#grower, now_ms)) return;
     for (let step = 0; step < 2; step++) {
       if (this.#suspension.step()) {
         const { client } = this.#suspension;
         if (this.#heir >= 0) return;
+        if (this.#grower !== null) return this.#grow(this.#grower);
         if (this.#wiper >= 0) this.#wipe();
         else this.#shell.raise();
         return this.#control.reply(client, DONE);
@@ -427,12 +444,13 @@ class Device {
 
   /** The last client has gone. */
   #removeDeferred(now_ms: number): void {
-    if (this.#removal.is_under_way || this.#frontend.isInUse()) return;
+    if (this.#removal.is_under_way || this.#grower !== null || this.#frontend.isInUse()) return;
     this.#removal.ask(-1, { flush: false, force: false }, now_ms);
   }
 
   #answer(request: ControlRequest, client: number): ControlReply | null {
-    if (this.#heir >= 0 && !ASKS_ONLY.has(request.verb)) return { ok: false, error: BUSY };
+    const is_between = this.#heir >= 0 || this.#grower !== null;
+    if (is_between && !ASKS_ONLY.has(request.verb)) return { ok: false, error: BUSY };
     const reply = this.#shell.answer(request, client);
     if (request.verb === "rename" && reply?.ok) {
       Object.assign(this.#served, namesOf(this.#shell.home.name));
@@ -455,7 +473,7 @@ class Device {
       case "suspend":
         return this.#suspend(client, request.noflush);
       case "resume":
-        return this.#resume();
+        return this.#resume(client);
       case "load":
         return answering(() => this.#load(request.table));
       case "clear":
@@ -498,9 +516,24 @@ class Device {
   }
 
   /** The inactive table, which differs only in what can change while clients are connected, becomes the live one. */
-  #resume(): ControlReply {
+  #resume(client: number): ControlReply | null {
     if (this.#removal.is_under_way) return { ok: false, error: BUSY };
     if (!this.#suspension.is_under_way && this.#inactive === null) return DONE;
+    if (this.#inactive !== null) {
+      const table = tableOf(this.#inactive);
+      let growth;
+      try {
+        growth = findGrowth(this.#growing(), table);
+      } catch (error) {
+        if (!(error instanceof CacheError)) throw error;
+        return { ok: false, error: error.message };
+      }
+      if (growth.is_any) return this.#askGrowth(growth, client);
+    }
+    return this.#makeLive();
+  }
+
+  #makeLive(): ControlReply {
     if (this.#inactive !== null) {
       this.#served.read_only = this.#inactive.read_only;
       if (this.#inactive.cache_mode !== null) this.#engine.setCacheMode(this.#inactive.cache_mode);
@@ -512,21 +545,75 @@ class Device {
     return DONE;
   }
 
+  #growing(): GrowingParts {
+    const { memory, cache_file } = this.#parts;
+    const { can_resize } = this.#frontend;
+    return { engine: this.#engine, memory, cache_file, backing: this.#backing, can_resize };
+  }
+
+  /** Clients are held, and what they have begun ends: then it can grow. */
+  #askGrowth(growth: Growth, client: number): ControlReply | null {
+    const is_pending = this.#suspension.is_pending;
+    if (is_pending || this.#jobs.is_under_way) return { ok: false, error: BUSY };
+    const was_suspended = this.#suspension.is_under_way;
+    const deadline_ms = performance.now() + GROW_PATIENCE_MS;
+    this.#grower = { client, growth, deadline_ms, was_suspended };
+    this.#suspension.end(); // what is held to the full could not end
+    return this.#suspension.ask(client, false);
+  }
+
+  /** Nothing is under way. */
+  #grow(grower: Grower): void {
+    const { data_crc } = this.#config;
+    const { cache_mode } = this.#engine;
+    const reply = answering(() =>
+      applyGrowth(this.#growing(), grower.growth, { data_crc, cache_mode })
+    );
+    this.#grower = null;
+    if (reply.ok) {
+      this.#served.size_bytes = this.#engine.size_bytes;
+      this.#makeLive();
+    } else if (!grower.was_suspended) this.#suspension.end();
+    this.#control.reply(grower.client, reply);
+  }
+
+  /** Whether it goes on to wait. What the devices have to do takes as long as it does, only clients are not waited for for ever. */
+  #waitsForGrowth(grower: Grower, now_ms: number): boolean {
+    const count = this.#engine.requests_in_use;
+    if (count === 0 || this.#frontend.unanswered_count > 0) {
+      grower.deadline_ms = now_ms + GROW_PATIENCE_MS;
+    }
+    if (now_ms < grower.deadline_ms) return true;
+    this.#endGrowth(grower);
+    const why = "clients do not send what they write, or take what they read";
+    const error = `${BUSY}: ${count} requests have not ended: ${why}`;
+    this.#control.reply(grower.client, { ok: false, error });
+    return false;
+  }
+
+  /** All goes on as before. */
+  #endGrowth({ was_suspended }: Grower): void {
+    this.#grower = null;
+    this.#suspension.end();
+    if (was_suspended) this.#suspension.ask(-1, false);
+  }
+
   #load(table: TableConfig): void {
     if (this.#is_wiped) {
       throw new CacheError(`${INVALID}: the table was wiped; remove the device and create it anew`);
     }
     this.#checkSame(table, !this.#frontend.can_change_read_only);
+    const { size_bytes } = findGrowth(this.#growing(), tableOf(table));
+    this.#inactive_sectors = size_bytes / SECTOR_BYTES;
     this.#inactive = table;
   }
 
   /**
-   * Checks that a table says what the live one says.
+   * Checks that a table says what the live one says, but for the length.
    *
    * @throws {CacheError}
    */
   #checkSame(table: TableConfig, compares_read_only: boolean): void {
-    const { full_sectors } = this.#parts;
     const facts: [what: string, is: unknown, wanted: unknown][] = [
       ["cache device", realPath(this.#config.cache_path), realPath(table.cache_path)],
       ["backing device", realPath(this.#config.backing_path), realPath(table.backing_path)],
@@ -534,7 +621,6 @@ class Device {
       ...(compares_read_only
         ? [["read_only", this.#served.read_only, table.read_only] as [string, unknown, unknown]]
         : []),
-      ["length", this.#engine.size_bytes / SECTOR_BYTES, table.length_sectors ?? full_sectors],
     ];
     for (const [what, is, wanted] of facts) {
       if (is === wanted) continue;
@@ -549,7 +635,13 @@ class Device {
   #handOver(table: TableConfig, client: number): ControlReply | null {
     const obstacle = this.#obstacleToHandOver();
     if (obstacle !== "") return { ok: false, error: `${BUSY}: ${obstacle}` };
-    const checked = answering(() => this.#checkSame(table, true));
+    const checked = answering(() => {
+      this.#checkSame(table, true);
+      const { size_bytes } = findGrowth(this.#growing(), tableOf(table));
+      if (size_bytes > this.#engine.size_bytes) {
+        throw new CacheError(`${INVALID}: the backing device has grown: load and resume it first`);
+      }
+    });
     if (!checked.ok) return checked;
     this.#heir = client;
     return this.#suspension.ask(client, false);
@@ -598,7 +690,8 @@ class Device {
       if (this.#inactive === null) return { ok: true, table: "" };
       const { eviction } = this.#inactive;
       const cache_mode = this.#inactive.cache_mode ?? live.cache_mode;
-      return { ok: true, table: formatTable({ ...table, cache_mode, eviction }, length_sectors) };
+      const inactive = { ...table, cache_mode, eviction };
+      return { ok: true, table: formatTable(inactive, this.#inactive_sectors) };
     }
     if (this.#is_wiped) return { ok: true, table: `0 ${length_sectors} error ` };
     return { ok: true, table: formatTable({ ...table, ...live }, length_sectors) };
@@ -665,6 +758,7 @@ class Device {
       is_mode_settled: engine.is_mode_settled,
       writeback_rate: engine.writeback_rate === Infinity ? null : engine.writeback_rate,
       eviction: engine.eviction,
+      sequential_cutoff: engine.sequential_cutoff_bytes,
       requests_under_way: engine.requests_in_use,
       requests_waiting: engine.waitingCount(),
       ...this.#pace.report(performance.now()),

@@ -127,6 +127,13 @@ export function allocatedBytes(fd: number): number {
   return new Statx(fd).allocated_bytes;
 }
 
+/** How large an open device is now. */
+export function currentBytes({ fd, kind }: Pick<DeviceFile, "fd" | "kind">): number {
+  if (kind === "block") return blockSize(fd);
+  const stat = new Statx(fd);
+  return kind === "dax" ? daxSize(stat) ?? 0 : stat.size_bytes;
+}
+
 /** A path that reaches an open file again, even when its name has changed or gone. */
 export function reopenPath(fd: number): string {
   return `/proc/self/fd/${fd}`;
@@ -203,11 +210,7 @@ function open(role: Role, path: string, kind: DeviceFile["kind"]): number {
 function inspect(role: Role, path: string, fd: number, identity: string): DeviceFile {
   const stat = new Statx(fd);
   const kind = stat.kind;
-  const size_bytes = kind === "block"
-    ? blockSize(fd)
-    : kind === "dax"
-    ? daxSize(stat)
-    : stat.size_bytes;
+  const size_bytes = kind === "dax" ? daxSize(stat) : kind && currentBytes({ fd, kind });
   if (kind === undefined || size_bytes === undefined) throw fail(role, path, NOT_A_DEVICE);
   if (kind === "dax" && role === "backing") {
     throw fail(role, path, "a device DAX cannot be a backing device: a file or block device can");

@@ -14,6 +14,11 @@ export interface BlockNode {
   readonly link: string;
 }
 
+/**
+ * What is held: requests that have not begun, but not the payloads of writes that have; these, too; or answers as well. Null: nothing.
+ */
+export type Held = "new requests" | "requests" | "requests and answers" | null;
+
 /** One way of serving a device. It sleeps nowhere. */
 export interface Frontend {
   readonly name: "nbd" | "ublk";
@@ -38,8 +43,8 @@ export interface Frontend {
   turn(now_ms: number): boolean;
   /** How long the loop may sleep before the next turn. */
   nextTimerMs(now_ms: number): number;
-  /** Takes no requests from now on; or, with "requests and answers", gives no answers either. Null: goes on. */
-  hold(what: "requests" | "requests and answers" | null): void;
+  /** Takes less from its clients from now on. */
+  hold(what: Held): void;
   /** Requests that the engine is to answer, but for writes whose payload has not come. */
   readonly unanswered_count: number;
   /** Who uses the device, as far as that shows: connections, mounts, devices on top. */
@@ -57,6 +62,8 @@ export interface Frontend {
    * it is true. The engine is at rest.
    */
   leave(): boolean;
+  /** Whether the device may become larger while it is served. */
+  readonly can_resize: boolean;
   /** Whether a table that is loaded may be read-only where the live one is not, or the other way round. */
   readonly can_change_read_only: boolean;
   /** Drops the clients whose last write is not complete. */

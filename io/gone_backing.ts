@@ -15,6 +15,8 @@ function refuse(): never {
 export function goneBacking(old: LoopBacking): LoopBacking {
   return {
     size_bytes: 0,
+    currentBytes: () => 0,
+    resize: refuse,
     trouble: "",
     outage_count: 0,
     handle: (index, result, user) => old.handle(index, result, user),

@@ -28,6 +28,14 @@ const LOOK_MS = 20;
 /** Longest part of a turn that a job takes, in ms. */
 const STEP_MS = 1;
 
+/** The first words of these messages. */
+export const JOB_WORDS = ["flush", "drop_clean", "invalidate", "scrub"] as const;
+type JobWord = typeof JOB_WORDS[number];
+
+function isJobWord(word: string): word is JobWord {
+  return (JOB_WORDS as readonly string[]).includes(word);
+}
+
 /** What jobs need of their device. */
 export interface JobsHost {
   readonly engine: Pick<
@@ -78,10 +86,8 @@ export class Jobs {
 
   /** Begins what a message asks for: null, the answer comes from `step`, or a refusal; undefined: it is no such message. */
   ask(args: readonly string[], client: number): ControlReply | null | undefined {
-    const [word, ...rest] = args;
-    const is_known = word === "flush" || word === "drop_clean" || word === "invalidate" ||
-      word === "scrub";
-    if (!is_known) return undefined;
+    const [word = "", ...rest] = args;
+    if (!isJobWord(word)) return undefined;
     if (this.#job !== null) {
       return refused(BUSY, "a flush, drop_clean, invalidate or scrub is under way");
     }
@@ -98,7 +104,7 @@ export class Jobs {
     return null;
   }
 
-  #make(word: "flush" | "drop_clean" | "invalidate" | "scrub", rest: string[]): Job | ControlReply {
+  #make(word: JobWord, rest: string[]): Job | ControlReply {
     const { engine } = this.#host;
     switch (word) {
       case "flush":

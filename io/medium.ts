@@ -83,7 +83,8 @@ function findKind(file: DeviceFile, libpmem: Libpmem | null): MediumKind {
 
 /** The mapped cache device and the transfer buffers. Addresses are the arena's. */
 export class Medium implements Memory {
-  readonly cache_bytes: number;
+  /** Only `grow` changes it. */
+  cache_bytes: number;
   readonly buffer_addr: number;
   readonly buffer_bytes: number;
   readonly barrier_is_cheap: boolean;
@@ -99,6 +100,8 @@ export class Medium implements Memory {
   readonly #file: DeviceFile;
   readonly #ring: Ring;
   readonly #barrier_user: number;
+  /** It is mapped with MAP_SYNC. */
+  readonly #is_synced: boolean;
   readonly #libpmem: Libpmem | null;
   readonly #crc: CrcFunction | null;
   readonly #len_word = new Word();
@@ -148,8 +151,8 @@ export class Medium implements Memory {
     const units = this.barrier_is_cheap ? Math.ceil(this.cache_bytes / AHEAD_BYTES) : 0;
     this.#is_set_up = new Uint8Array(units);
     // Where libpmem was told to take any mapping for persistent memory, MAP_SYNC is refused, and not needed.
-    const synced = this.kind === "pmem" && arena.mapCache(file.fd, true) === 0;
-    const failed = synced ? 0 : arena.mapCache(file.fd, false);
+    this.#is_synced = this.kind === "pmem" && arena.mapCache(file.fd, true) === 0;
+    const failed = this.#is_synced ? 0 : arena.mapCache(file.fd, false);
     if (failed !== 0) {
       throw new CacheError(
         `Error opening cache device: ${file.path}: mapping it: ${errorText(failed)}`,
@@ -158,6 +161,33 @@ export class Medium implements Memory {
     // The page cache takes pages one by one then. A store into one of many that it keeps as one (a large folio) would have
     // them all written at the next barrier.
     if (!this.barrier_is_cheap) this.#advise(0, this.cache_bytes, MADV_RANDOM);
+  }
+
+  /** How large the cache device can become without being opened anew. */
+  get room_bytes(): number {
+    return this.buffer_addr;
+  }
+
+  /**
+   * Maps what the cache device has gained, and sets its blocks aside. Nothing is written, and nothing has changed if that fails.
+   *
+   * @throws CacheError when it cannot be mapped, or there is no space
+   */
+  grow(cache_bytes: number): void {
+    const { path, fd } = this.#file;
+    const before_bytes = this.cache_bytes;
+    const failed = this.#arena.growCache(fd, this.#is_synced, cache_bytes);
+    if (failed !== 0) {
+      throw new CacheError(`cache device ${path}: mapping it: ${errorText(failed)}`);
+    }
+    this.cache_bytes = cache_bytes;
+    try {
+      this.allocate();
+    } catch (error) {
+      this.cache_bytes = before_bytes;
+      throw error;
+    }
+    if (!this.barrier_is_cheap) this.#advise(0, cache_bytes, MADV_RANDOM);
   }
 
   /**

@@ -212,8 +212,7 @@ export class NbdBacking implements LoopBacking {
     if (!backing.#was_up || remote === null) {
       throw new CacheError(`Error opening backing device: ${options.uri}: ${reason}`);
     }
-    backing.size_bytes = remote.size_bytes - remote.size_bytes % SECTOR_BYTES;
-    backing.restrict(backing.size_bytes);
+    backing.resize(remote.size_bytes);
     return backing;
   }
 
@@ -232,11 +231,14 @@ export class NbdBacking implements LoopBacking {
     return (this.#link.remote!.flags & FLAG_ROTATIONAL) !== 0;
   }
 
-  /** Only the first `size_bytes` are used from now on. */
-  restrict(size_bytes: number): void {
-    assert(size_bytes <= this.size_bytes, "backing: it is not made larger");
-    this.size_bytes = size_bytes;
-    this.#link.least_bytes = size_bytes;
+  /** What the server said when it was connected to last. */
+  currentBytes(): number {
+    return this.#link.remote?.size_bytes ?? this.size_bytes;
+  }
+
+  resize(size_bytes: number): void {
+    this.size_bytes = size_bytes - size_bytes % SECTOR_BYTES;
+    this.#link.least_bytes = this.size_bytes;
   }
 
   get trouble(): string {

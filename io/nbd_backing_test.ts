@@ -723,7 +723,7 @@ rigTest("a server that accepts and says nothing is given up after 10 s", (rig) =
 });
 
 rigTest("an export that has become shorter, or read-only, is not taken", (rig) => {
-  rig.backing.restrict(EXPORT_BYTES - 512);
+  rig.backing.resize(EXPORT_BYTES - 512);
   rig.backing.read(1, 0, 512, 0);
   rig.peer.request();
   rig.peer.close();

@@ -89,7 +89,7 @@ function openExport(
   });
   cleanup.defer(() => device.close());
   const length_sectors = sectorsOf(device.size_bytes);
-  device.restrict(length_sectors * SECTOR_BYTES);
+  device.resize(length_sectors * SECTOR_BYTES);
   return { device, number: null, is_rotational: device.is_rotational, length_sectors };
 }
 

@@ -34,18 +34,21 @@ export interface OpenedCacheDevice {
  * Opens and maps a cache device; nothing is written. What has to be undone in the end is put on `cleanup`.
  *
  * @param front_bytes what the caller's own servers take of the arena
+ * @param may_grow addresses are kept for a cache device that becomes twice as large
  * @throws CacheError `Error opening cache device: PATH: ...`
  */
 export function openCacheDevice(
   path: string,
   front_bytes: number,
   cleanup: DisposableStack,
+  may_grow = false,
 ): OpenedCacheDevice {
   const cache_hold = cleanup.use(new DisposableStack());
   const cache_file = openDevice("cache", path);
   cache_hold.defer(() => closeDevice(cache_file));
   const arena = new Arena({
     cache_bytes: cache_file.size_bytes,
+    room_bytes: (may_grow ? 2 : 1) * cache_file.size_bytes,
     buffer_bytes: BUFFER_BYTES,
     io_bytes: front_bytes + RING_BYTES,
   });

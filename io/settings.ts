@@ -12,7 +12,7 @@ import { EVICTIONS, isEviction } from "../core/eviction.ts";
 /** What settings are made on. */
 export type SettableEngine = Pick<
   Engine,
-  "setGcPercent" | "setWritebackRate" | "setCacheMode" | "setEviction"
+  "setGcPercent" | "setWritebackRate" | "setSequentialCutoff" | "setCacheMode" | "setEviction"
 >;
 
 /** By word: checks the value and sets it. */
@@ -31,6 +31,12 @@ const SETTINGS: Readonly<Record<string, (engine: SettableEngine, value: string) 
     const rates: Record<string, number> = { max: Infinity, pause: 0 };
     engine.setWritebackRate(rates[value] ?? Number(value));
   },
+  sequential_cutoff: (engine, value) => {
+    if (!/^[0-9]{1,15}$/.test(value)) {
+      throw new CacheError(`sequential_cutoff ${value}, but it must be bytes, or 0 for none`);
+    }
+    engine.setSequentialCutoff(Number(value));
+  },
   cache_mode: (engine, value) => {
     if (!isCacheMode(value)) {
       throw new CacheError(`cache_mode ${value}, but it must be one of ${CACHE_MODES.join(", ")}`);
@@ -44,6 +50,9 @@ const SETTINGS: Readonly<Record<string, (engine: SettableEngine, value: string) 
     engine.setEviction(value);
   },
 };
+
+/** The first words of these messages. */
+export const SETTING_WORDS: readonly string[] = Object.keys(SETTINGS);
 
 /** Applies a message. Throws `CacheError` for one that is not known, or with a value that is out of bounds. */
 export function applySetting(engine: SettableEngine, args: readonly string[]): void {

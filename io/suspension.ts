@@ -24,7 +24,6 @@ export interface SuspensionHost {
     isClosed(): boolean;
     reopen(): void;
   };
-  /** Takes no requests from now on, or gives no answers either; null: goes on. */
   hold(what: "requests" | "requests and answers" | null): void;
   /** Requests that are not answered, but for those whose payload has not come. */
   unansweredCount(): number;

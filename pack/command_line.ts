@@ -9,6 +9,8 @@ import { FLAG_TEXTS, OPTIONAL_TEXTS, VALUE_TEXTS } from "../cli/option_texts.ts"
 import { COMMON_OPTIONS, FLAGS, OPTIONALS, type OptionName, VALUES } from "../cli/options.ts";
 import { ADDRESS_OPTIONS, type Verb, VERBS } from "../cli/verbs.ts";
 import { TARGET_TYPE } from "../core/table.ts";
+import { JOB_WORDS } from "../io/jobs.ts";
+import { SETTING_WORDS } from "../io/settings.ts";
 
 /** What may stand at a place of the command line; `list`: several of the words, with commas in between. */
 export type Offer =
@@ -38,6 +40,7 @@ export interface VerbForm {
 const NOTHING: Offer = { kind: "nothing" };
 const DEVICES: Offer = { kind: "devices" };
 const FILES: Offer = { kind: "files" };
+const MESSAGES: Offer = { kind: "words", words: [...SETTING_WORDS, ...JOB_WORDS] };
 const TARGETS: Offer = { kind: "words", words: [TARGET_TYPE] };
 
 /** The options that every verb takes. */
@@ -66,7 +69,8 @@ function argsOf({ devices, usage }: Verb): [Offer, Offer, Offer] {
     return [FILES, usage.includes("<backing_dev>") ? FILES : NOTHING, NOTHING];
   }
   const second = usage.includes("<table_file>") ? FILES : NOTHING;
-  return [devices === "first" ? DEVICES : NOTHING, second, NOTHING];
+  const more = usage.includes("<message>") ? MESSAGES : NOTHING;
+  return [devices === "first" ? DEVICES : NOTHING, second, more];
 }
 
 function optionForm(name: OptionName, verb: string): OptionForm {

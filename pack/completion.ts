@@ -145,10 +145,12 @@ function bashValues({ names, options }: VerbForm): string {
 }
 
 function bashVerb({ names, options, args }: VerbForm): string {
-  const offers = args.map((offer, i) =>
-    offer.kind === "nothing" ? "" : `${i < 2 ? i : "*"}) _pcache_offer ${bashOffer(offer)} ;;`
-  );
-  const shown = lines(offers, (offer) => offer === "" ? "" : `        ${offer}`);
+  const last = args.findLastIndex(({ kind }) => kind !== "nothing");
+  const offers = args.slice(0, last + 1).map((offer, i) => {
+    const act = offer.kind === "nothing" ? "" : `_pcache_offer ${bashOffer(offer)} `;
+    return `${i < 2 ? i : "*"}) ${act};;`;
+  });
+  const shown = lines(offers, (offer) => `        ${offer}`);
   const choice = shown === "" ? "" : `\n      case $args in\n${shown}\n      esac`;
   return `    ${names.join(" | ")})
       if [[ $cur == -* ]]; then

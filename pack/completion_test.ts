@@ -20,6 +20,7 @@ const CASES: [line: string, offered: string[]][] = [
   ["pcache status --target pcache v", ["vol", "vol2"]],
   ["pcache message ", ["vol", "vol2"]],
   ["pcache message vol ", []],
+  ["pcache message vol 0 s", ["scrub", "sequential_cutoff"]],
   ["pcache create ", []],
   ["pcache create vol -u x ta", ["table one", "table two"]],
   ["pcache check ta", ["table one", "table two"]],

@@ -89,6 +89,39 @@ Deno.test("what was dropped does not come back after a kill", async () => {
   assertEquals(await again.read(0, PIECE_BYTES), piece(7777));
 });
 
+Deno.test("sequential_cutoff: a stream passes, what is read here and there is kept, until a re-open", async () => {
+  await using rig = Rig.make();
+  const backing = rig.file("backing", 64 * MIB);
+  {
+    using file = Deno.openSync(backing, { write: true });
+    for (let i = 0; i < PIECES; i++) file.writeSync(piece(i + 1));
+  }
+  const table = `pcache ${rig.file("cache", 512 * MIB)} ${backing}`;
+  await rig.ok("create", "d", "--table", table);
+  const before = await eventOf(rig);
+  await rig.ok("message", "d", "0", "sequential_cutoff", `${4 * PIECE_BYTES}`);
+  assert(await eventOf(rig) > before, "it is an event");
+  const client = await NbdClient.connect(await rig.uri("d"));
+  for (let round = 0; round < 2; round++) {
+    for (let i = 0; i < 24; i++) {
+      assertEquals(await client.read(i * PIECE_BYTES, PIECE_BYTES), piece(i + 1));
+    }
+    for (const i of [90, 50, 70]) {
+      assertEquals(await client.read(i * PIECE_BYTES, PIECE_BYTES), piece(i + 1));
+    }
+  }
+  await client.close();
+  const [stats] = JSON.parse(await rig.ok("stats", "d", "--json"));
+  assertEquals(stats.sequential_cutoff, 4 * PIECE_BYTES);
+  assertEquals(stats.counters.passed_bytes, 2 * 20 * PIECE_BYTES);
+  assertEquals([stats.counters.read_hits, stats.counters.read_misses], [4 + 3, 2 * 20 + 4 + 3]);
+  const text = await rig.ok("stats", "d");
+  assertStringIncludes(text, "2.5 MiB of streams passed, streams pass from 256.0 KiB on\n");
+  await rig.ok("remove", "d");
+  await rig.ok("create", "d", "--table", table);
+  assertEquals(JSON.parse(await rig.ok("stats", "d", "--json"))[0].sequential_cutoff, 0);
+});
+
 Deno.test("messages that are refused say why", async () => {
   await using rig = Rig.make();
   const table = `pcache ${rig.file("cache", 512 * MIB)} ${rig.file("backing", 64 * MIB)}`;
@@ -107,6 +140,14 @@ Deno.test("messages that are refused say why", async () => {
     [
       ["writeback_rate", "fast"],
       "Invalid argument: writeback_rate fast, but it must be bytes a sec",
+    ],
+    [
+      ["sequential_cutoff", "4095"],
+      "Invalid argument: sequential_cutoff 4095, but it must be 4096 bytes at least, or 0",
+    ],
+    [
+      ["sequential_cutoff", "off"],
+      "Invalid argument: sequential_cutoff off, but it must be bytes, or 0 for none",
     ],
     [["drop_clean", "1", "2"], "Invalid argument: drop_clean takes no words but 2 are given"],
   ];

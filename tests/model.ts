@@ -329,15 +329,17 @@ export class Model {
     this.#history = [];
   }
 
-  /** What a crash at this moment may leave. */
-  crashRule(): CrashRule {
+  /** What a crash at this moment may leave, if the writes that `isDurable` says are so. */
+  crashRule(isDurable: (write: ModelWrite) => boolean = wasFlushed): CrashRule {
     const sectors: CrashSector[] = [];
-    for (let from = 0; from < this.bytes.length; from += SECTOR) sectors.push(this.#after(from));
+    for (let from = 0; from < this.bytes.length; from += SECTOR) {
+      sectors.push(this.#after(from, isDurable));
+    }
     return new CrashRule(sectors, (seen, from) => this.#describe(seen, from));
   }
 
   /** What a crash at this moment may leave of the sector at `from`. */
-  #after(from: number): CrashSector {
+  #after(from: number, isDurable = wasFlushed): CrashSector {
     const to = from + SECTOR;
     const writes = this.#history.filter((write) =>
       !write.lost && write.off < to && from < write.off + write.len
@@ -346,10 +348,10 @@ export class Model {
       const a = Math.max(from, write.off);
       const b = Math.min(to, write.off + write.len);
       return !writes.some((later) =>
-        later.durable && write.end < later.begin && covers(later, a, b)
+        isDurable(later) && write.end < later.begin && covers(later, a, b)
       );
     });
-    const base_gone = writes.some((write) => write.durable && covers(write, from, to));
+    const base_gone = writes.some((write) => isDurable(write) && covers(write, from, to));
     return { base: base_gone ? undefined : this.#flushed.slice(from, to), writes: left };
   }
 
@@ -369,6 +371,10 @@ export class Model {
     this.#reads.clear();
     this.#contests.clear();
   }
+}
+
+function wasFlushed(write: ModelWrite): boolean {
+  return write.durable;
 }
 
 /** What a crash may leave of one sector: `base` (undefined: it is gone), or one of the writes, or bytes of several. */

@@ -67,6 +67,7 @@ function simulate(operations: number, options: SimulationOptions): void {
       if (random.chance(1 / 2000)) simulation.changeMood();
       if (random.chance(1 / 20_000)) simulation.changeGcPercent();
       if (options.backing_fails === false && random.chance(1 / 10_000)) simulation.changeMode();
+      if (random.chance(1 / 10_000)) simulation.changeCutoff();
       if (random.chance(1 / 20_000)) simulation.reopenClean();
       if (random.chance(1 / 20_000)) simulation.drop();
       if (simulation.model.history_length > 3000) simulation.quiet();

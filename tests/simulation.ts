@@ -132,6 +132,8 @@ export class Simulation {
   readonly #staged: ArrayBuffer | null;
   engine: Engine;
   now_ms = 1000;
+  /** What is done beside the requests: a step at the end of each turn, and how long that may wait. */
+  beside = { step: () => {}, nextTimerMs: () => Infinity };
   /** Requests begun so far. */
   operations = 0;
   /** Counts of what happened, for the test to see that it did. */
@@ -143,6 +145,9 @@ export class Simulation {
     full: 0,
     gc_percents: 0,
     mode_changes: 0,
+    cutoffs: 0,
+    /** Bytes of misses that were not kept, being of a long stream. */
+    passed: 0,
     /** Bytes written around the cache. */
     around: 0,
     /** Bytes carried to the head. */
@@ -296,6 +301,7 @@ export class Simulation {
       if (request === undefined) throw new Error(`slot ${slot} was answered, but is not under way`);
       this.#answered(request, engine.error(slot));
     }
+    this.beside.step();
   }
 
   /** Length of a request, in bytes. */
@@ -464,7 +470,10 @@ export class Simulation {
       const moved = [this.pay(), this.endBacking(), this.endBarrier(), this.sendReply()];
       if (moved.includes(true)) idle = 0;
       else {
-        const wait_ms = this.engine.nextTimerMs(this.now_ms);
+        const wait_ms = Math.min(
+          this.engine.nextTimerMs(this.now_ms),
+          this.beside.nextTimerMs(),
+        );
         if (wait_ms === Infinity || ++idle > MOST_IDLE_TURNS) {
           throw new Error(
             `stuck while waiting until ${what}: ${this.#by_slot.size} requests under way, next timer in ` +
@@ -565,6 +574,7 @@ export class Simulation {
     this.seen.around += counters.around_bytes;
     this.seen.carried += counters.carried_bytes;
     this.seen.kept_keys += counters.kept_keys;
+    this.seen.passed += counters.passed_bytes;
     this.seen.fills_not_kept += counters.fills_not_kept;
     this.seen.segments_freed += counters.segments_freed;
     this.seen.writeback_zeroed += counters.writeback_zeroed_bytes;
@@ -624,6 +634,12 @@ export class Simulation {
   changeMode(): void {
     this.engine.setCacheMode(this.random.pick(CACHE_MODES));
     this.seen.mode_changes++;
+  }
+
+  /** Changes the length from which on sequential reads are not kept. */
+  changeCutoff(): void {
+    this.engine.setSequentialCutoff(this.random.pick([0, 4096, 8192, 64 * KIB]));
+    this.seen.cutoffs++;
   }
 
   /** Writes everything back, and compares the backing device with the model. */

@@ -162,7 +162,7 @@ Deno.test("load and resume swap what can change, and refuse the rest", async () 
     [`${table} data_crc true`, "data_crc true, but it is false"],
     [`pcache ${cache} ${other}`, `backing device ${other}, but it is ${backing}`],
     [`pcache ${other} ${backing}`, `cache device ${other}, but it is ${cache}`],
-    [`0 8 pcache ${cache} ${backing} 0`, "length 8, but it is 131072"],
+    [`0 8 pcache ${cache} ${backing} 0`, "length 8, but it is 131072 and cannot shrink"],
   ];
   for (const [bad_table, what] of bad) {
     const ended = await rig.pcache("load", "d", "--table", bad_table);

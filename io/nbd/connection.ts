@@ -370,7 +370,7 @@ export class Connection {
    */
   look(now_ms: number): boolean {
     if (this.#isShakingHands) return this.#lookAtHandshake(now_ms);
-    const is_waited_for = this.#sending || this.#mode === Mode.PAYLOAD && !this.#hub.is_holding;
+    const is_waited_for = this.#sending || this.#mode === Mode.PAYLOAD && !this.#is_held;
     if (this.state === State.FREE || this.state === State.DEAD || !is_waited_for) {
       this.#moved_ms = Infinity;
       return false;
@@ -403,7 +403,7 @@ export class Connection {
   #step(): boolean {
     if (this.state === State.NEGOTIATE) return this.#negotiate();
     if (this.state !== State.SERVE) return false;
-    if (this.#hub.is_holding) return this.#heldStep();
+    if (this.#is_held) return this.#heldStep();
     switch (this.#mode) {
       case Mode.HEADER:
         return this.#takeRequest();
@@ -414,6 +414,12 @@ export class Connection {
       case Mode.SKIP:
         return this.#skipPayload();
     }
+  }
+
+  /** Whether nothing is taken from this client now. */
+  get #is_held(): boolean {
+    const hub = this.#hub;
+    return hub.is_holding && !(hub.takes_payloads && this.has_unfinished);
   }
 
   /** Of a suspended device's client nothing is taken but its leave. */
@@ -435,7 +441,7 @@ export class Connection {
     if (this.stalled) return;
     if (this.#mode === Mode.PLACE && this.#filled - this.#at >= this.#left_bytes) return;
     if (this.#mode === Mode.HEADER && this.#at === this.#filled) this.state = State.FINISH;
-    else if (!this.#hub.is_holding) this.kill();
+    else if (!this.#is_held) this.kill();
   }
 
   #negotiate(): boolean {
@@ -679,7 +685,7 @@ export class Connection {
     if (this.state !== State.SERVE && this.state !== State.NEGOTIATE) return;
     if (this.state === State.NEGOTIATE && this.#sender.busy) return;
     const hub = this.#hub;
-    if (hub.is_holding && this.state === State.SERVE) return;
+    if (this.#is_held && this.state === State.SERVE) return;
     const user = hub.recv_user + this.index;
     if (this.#mode === Mode.PAYLOAD) hub.waits_for_clients = true;
     if (this.#mode === Mode.PAYLOAD && this.#isDirect(this.#left_bytes)) {

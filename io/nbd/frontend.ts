@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { BlockNode, Frontend } from "../frontend.ts";
+import type { BlockNode, Frontend, Held } from "../frontend.ts";
 import { becomeIoFlusher } from "../io_flusher.ts";
 import { KIND_CLAIM } from "../tokens.ts";
 import type { Attachment } from "./attachment.ts";
@@ -33,6 +33,10 @@ export class NbdFrontend implements Frontend {
 
   get node(): BlockNode | null {
     return this.#attachment?.node ?? null;
+  }
+  /** New clients see the new size; NBD has no message that tells it to the others, and the kernel does not ask again. */
+  get can_resize(): boolean {
+    return this.node === null;
   }
   /** The kernel does not ask again whether its device is read-only. */
   get can_change_read_only(): boolean {
@@ -68,7 +72,7 @@ export class NbdFrontend implements Frontend {
     if (this.#attachment === null) return server_ms;
     return Math.min(server_ms, this.#attachment.nextTimerMs(now_ms));
   }
-  hold(what: "requests" | "requests and answers" | null): void {
+  hold(what: Held): void {
     this.#server.hold(what);
   }
   userCount(): number {

@@ -19,7 +19,8 @@ export interface Export {
   /** The device's name. Clients may name it, or leave the name empty. */
   name: string;
   description: string;
-  readonly size_bytes: number;
+  /** It may grow. A client that is connected already was told what held then, and may use the rest all the same. */
+  size_bytes: number;
   /** Longest read and longest write: at most `MAX_REQUEST_BYTES`. */
   readonly max_request_bytes: number;
   /** Writes are refused. A client that is connected already was told what held then. */

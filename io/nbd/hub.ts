@@ -52,6 +52,8 @@ export class Hub {
   readonly collectPlaced: () => void;
   /** No request is taken, and nothing received: the device is suspended. */
   is_holding = false;
+  /** While it is: payloads of writes that have begun are received all the same. */
+  takes_payloads = false;
   /** A client is waited for, which has to be looked after. */
   waits_for_clients = false;
   /** The engine got work since this was last cleared. */

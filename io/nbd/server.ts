@@ -11,6 +11,7 @@
 
 import { assert } from "../../core/assert.ts";
 import { Acceptor } from "../acceptor.ts";
+import type { Held } from "../frontend.ts";
 import { INDEX_MASK, KIND_NBD_ACCEPT, KIND_NBD_RECV, KIND_NBD_SEND, tokenOf } from "../tokens.ts";
 import { Connection, NARROW_RECV_BYTES, RECV_BYTES, State } from "./connection.ts";
 import { FailurePayloads } from "./failures.ts";
@@ -137,13 +138,13 @@ export class NbdServer {
     place.openAttached(fd, this.#serial);
   }
 
-  /**
-   * Takes no requests from now on; or, with "requests and answers", gives no answers either. Null: goes on with what waits.
-   */
-  hold(what: "requests" | "requests and answers" | null): void {
+  /** Takes less from its clients from now on; or goes on with what waits. */
+  hold(what: Held): void {
     this.#hub.is_holding = what !== null;
+    this.#hub.takes_payloads = what === "new requests";
     this.#holds_answers = what === "requests and answers";
-    if (what === null) { for (const connection of this.#connections) connection.goOn(); }
+    if (what !== null && what !== "new requests") return;
+    for (const connection of this.#connections) connection.goOn();
   }
 
   /** Requests that the engine is to answer, but for writes whose payload has not come. */

@@ -15,7 +15,7 @@ import { CacheError, EIO } from "../../core/errors.ts";
 import type { Arena } from "../arena.ts";
 import { userCount } from "../block_users.ts";
 import { Claim } from "../claim.ts";
-import type { BlockNode, Frontend } from "../frontend.ts";
+import type { BlockNode, Frontend, Held } from "../frontend.ts";
 import { becomeIoFlusher } from "../io_flusher.ts";
 import { EBUSY, errorText, POLLIN } from "../libc.ts";
 import {
@@ -65,6 +65,7 @@ export class UblkFrontend implements Frontend {
   readonly uri = "";
   /** The driver takes its parameters before the start only. */
   readonly can_change_read_only = false;
+  readonly can_resize = false;
   readonly #o: UblkFrontendOptions;
   readonly #queues: Queues;
   readonly #claim: Claim;
@@ -133,7 +134,7 @@ export class UblkFrontend implements Frontend {
     return this.#wants_stop ? LOOK_MS : Infinity;
   }
 
-  hold(what: "requests" | "requests and answers" | null): void {
+  hold(what: Held): void {
     this.#queues.hold(what);
   }
 

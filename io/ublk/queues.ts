@@ -17,6 +17,7 @@
 import { assert } from "../../core/assert.ts";
 import { EIO } from "../../core/errors.ts";
 import type { Arena } from "../arena.ts";
+import type { Held } from "../frontend.ts";
 import { EAGAIN, EINTR } from "../libc.ts";
 import type { RequestEngine } from "../request_engine.ts";
 import { KIND_UBLK_COPY, KIND_UBLK_REQUEST, tokenOf } from "../tokens.ts";
@@ -145,7 +146,7 @@ export class Queues {
   }
 
   /** As `NbdServer.hold`. */
-  hold(what: "requests" | "requests and answers" | null): void {
+  hold(what: Held): void {
     this.#is_holding = what !== null;
     this.#holds_answers = what === "requests and answers";
   }

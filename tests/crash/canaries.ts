@@ -11,7 +11,7 @@ import { SCRIPTS } from "./script.ts";
 /** A seeded bug. */
 export interface Canary {
   readonly name: string;
-  /** File in core/. */
+  /** File, as seen from core/. */
   readonly file: string;
   /** Text that stands there once, and what it becomes. */
   readonly find: string;
@@ -255,6 +255,54 @@ export const CANARIES: readonly Canary[] = [
     find: "  memory.barrierSync();\n",
     replace: "",
   },
+  {
+    name: "what a passing read brought takes a newer write out of the index",
+    file: "fills.ts",
+    find: "else index.remove(start, stop - start);",
+    replace: "else index.remove(this.#sector[fill]!, this.#sectors[fill]!);",
+  },
+  {
+    name: "a write goes around the cache although the log has the clean key of what was forgotten",
+    file: "state.ts",
+    find: "    this.arounds.bar();\n",
+    replace: "",
+  },
+  {
+    name: "drop_clean and invalidate forget what is dirty",
+    file: "upkeep.ts",
+    find: "if (!is_live || index.isClean(extent)) ranges.push({ start, stop });",
+    replace: "ranges.push({ start, stop });",
+  },
+  {
+    name: "drop_clean and invalidate forget that a range is being read or written",
+    file: "upkeep.ts",
+    find: "      most = start;\n      return false;\n",
+    replace: "      ranges.push({ start, stop });\n      return true;\n",
+  },
+  {
+    name: "scrub looks at what is being read",
+    file: "upkeep.ts",
+    find: "if (!index.isLive(extent) || index.isPlaceholder(extent)) return true;",
+    replace: "if (!index.isLive(extent)) return true;",
+  },
+  {
+    name: "the message flush is over before everything is written back",
+    file: "../io/jobs.ts",
+    find: "const is_there = counters.writeback_key_bytes >= this.#target_bytes;",
+    replace: "const is_there = counters.writeback_key_bytes >= this.#seen_bytes;",
+  },
+  {
+    name: "who waits is not told that the log is damaged",
+    file: "state.ts",
+    find: "    this.barriers.fail();\n    return true;\n",
+    replace: "    this.barriers.fail();\n    return false;\n",
+  },
+  {
+    name: "a rate of write-back holds up who waits for it",
+    file: "writeback.ts",
+    find: "if (is_starved || is_draining || is_closing || through.is_prompt) return true;",
+    replace: "if (is_starved || is_closing) return true;",
+  },
 ];
 
 /** How a canary was caught. */
@@ -265,7 +313,7 @@ export interface Catch {
 
 const ROOT = new URL("../../", import.meta.url).pathname;
 /** What the suite is made of. */
-const FOLDERS = ["core", "tests", "tests/crash"];
+const FOLDERS = ["core", "io", "tests", "tests/crash"];
 
 /**
  * Lets the suite look for the canary, in a copy of the repository that has it. Null: it survived.

@@ -17,6 +17,7 @@ import { CrashBacking } from "./crash_backing.ts";
 import { CrashMemory } from "./crash_memory.ts";
 import { CrashStates, type Lab } from "./crash_states.ts";
 import { LogHistory, PrefixFailure } from "./log_history.ts";
+import { Messages } from "./messages.ts";
 import { perform, type Script, SEGMENT_BYTES, type Shape } from "./script.ts";
 
 const SECTOR = 512;
@@ -194,12 +195,14 @@ export class Explorer {
     let at = -1;
     try {
       const simulation = guard("answers", () => this.#open(life, model, this.#seed));
+      const messages = new Messages(simulation);
       for (at = 0; at < script.operations.length && !this.#until(); at++) {
         const operation = script.operations[at]!;
         if (operation.do === "explore") is_exploring = operation.on;
-        else guard("answers", () => perform(simulation, operation));
+        else guard("answers", () => perform(simulation, messages, operation));
         this.#tally.operations++;
       }
+      messages.cancel();
       if (!this.#until()) guard("answers", () => simulation.drain());
     } catch (error) {
       if (!(error instanceof Violation)) throw error;

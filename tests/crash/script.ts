@@ -5,10 +5,11 @@
  */
 
 import { CACHE_MODES, type CacheMode } from "../../core/cache_mode.ts";
-import type { Eviction } from "../../core/eviction.ts";
+import { type Eviction, EVICTIONS } from "../../core/eviction.ts";
 import type { Medium } from "./crash_memory.ts";
 import type { Random } from "../random.ts";
 import type { Simulation } from "../simulation.ts";
+import type { Messages } from "./messages.ts";
 
 const SECTOR = 512;
 
@@ -33,6 +34,9 @@ export type Operation =
   | { readonly do: "gc_percent"; readonly percent: number }
   | { readonly do: "cache_mode"; readonly mode: CacheMode }
   | { readonly do: "eviction"; readonly policy: Eviction }
+  /** Any message (`messages.ts`); the one that is done beside the requests comes to its end. */
+  | { readonly do: "message"; readonly words: readonly string[] }
+  | { readonly do: "message done" }
   /** A clean stop and start; everything is written back. */
   | { readonly do: "reopen" | "drain" }
   /** Crash states are looked at from here on, or not. */
@@ -61,7 +65,11 @@ export interface Script {
 export const SEGMENT_BYTES = 32 * 1024;
 
 /** Does one operation, but for "explore". */
-export function perform(simulation: Simulation, operation: Operation): void {
+export function perform(
+  simulation: Simulation,
+  messages: Messages,
+  operation: Operation,
+): void {
   switch (operation.do) {
     case "write": {
       const { at, sectors, fua = false } = operation;
@@ -118,10 +126,18 @@ export function perform(simulation: Simulation, operation: Operation): void {
     case "cache_mode":
       simulation.engine.setCacheMode(operation.mode);
       break;
+    case "message":
+      messages.send(operation.words);
+      break;
+    case "message done":
+      simulation.runUntil("the message is done", () => !messages.is_under_way);
+      break;
     case "reopen":
+      messages.cancel();
       simulation.reopenClean();
       break;
     case "drain":
+      messages.cancel();
       simulation.drain();
       break;
     case "explore":
@@ -154,6 +170,7 @@ export function randomScript(random: Random): Script {
   const eviction: Eviction = random.chance(0.5) ? "reinsert" : "fifo";
   const shape = { ...random.pick(SHAPES), cache_mode, eviction };
   const mode_changes = random.pick([0, 0.03]);
+  const messages = random.pick([0, 0.1]);
   const operations: Operation[] = [];
   const most = random.pick([20, 60, 150]);
   const hot = random.between(4, shape.device_sectors);
@@ -168,6 +185,9 @@ export function randomScript(random: Random): Script {
     else if (random.chance(0.02)) operations.push({ do: "drain" });
     else if (random.chance(mode_changes)) {
       operations.push({ do: "cache_mode", mode: random.pick(CACHE_MODES) });
+    } else if (random.chance(messages)) {
+      operations.push({ do: "message", words: randomMessage(random, shape, at, sectors) });
+      if (random.chance(0.3)) operations.push({ do: "message done" });
     } else if (random.chance(0.03)) {
       operations.push({ do: "gc_percent", percent: random.pick([0, 10, 50, 70, 90]) });
     } else if (random.chance(flushes)) operations.push({ do: "flush" });
@@ -181,6 +201,18 @@ export function randomScript(random: Random): Script {
     else operations.push({ do: "steps", count: random.below(8) });
   }
   return { name: `random ${random.seed}`, shape, operations };
+}
+
+function randomMessage(random: Random, shape: Shape, at: number, sectors: number): string[] {
+  return random.pick([
+    ["flush"],
+    ["drop_clean"],
+    ...(shape.data_crc ? [["scrub"]] : []),
+    ["invalidate", `${at}`, `${sectors}`],
+    ["writeback_rate", random.pick(["pause", "4096", "max"])],
+    ["sequential_cutoff", random.pick(["0", "4096"])],
+    ["eviction", random.pick(EVICTIONS)],
+  ]);
 }
 
 function randomZeroing(random: Random, at: number, sectors: number): Operation {
@@ -243,6 +275,90 @@ function inThroughModes(
     onBoth(`${cache_mode}: ${name}`, operations, { cache_mode, device_sectors: 24, ...changes })
   );
 }
+
+/** Messages, while requests are under way, in every mode. */
+const MESSAGE_SCRIPTS: readonly Script[] = CACHE_MODES.flatMap((cache_mode) => [
+  ...onBoth(`${cache_mode}: all messages, beside requests`, [
+    { do: "message", words: ["writeback_rate", "pause"] },
+    { do: "message", words: ["sequential_cutoff", "4096"] },
+    { do: "message", words: ["eviction", "reinsert"] },
+    ...repeat(2, { do: "write", at: 0, sectors: 6 }, ...FLUSH, { do: "read", at: 4, sectors: 18 }),
+    EXPLORE,
+    { do: "read", at: 10, sectors: 12 },
+    { do: "write", at: 14, sectors: 2 },
+    { do: "payload" },
+    { do: "message", words: ["flush"] },
+    { do: "write", at: 3, sectors: 6 },
+    { do: "steps", count: 8 },
+    { do: "message done" },
+    { do: "message", words: ["scrub"] },
+    { do: "write", at: 0, sectors: 4 },
+    { do: "read", at: 16, sectors: 2 },
+    { do: "message done" },
+    { do: "settle" },
+    // It has counted what is dirty when the write's payload comes.
+    { do: "write", at: 17, sectors: 3 },
+    { do: "message", words: ["invalidate", "16", "6"] },
+    { do: "payload" },
+    { do: "message done" },
+    { do: "read", at: 15, sectors: 8 },
+    { do: "settle" },
+    ...FLUSH,
+    { do: "message", words: ["drop_clean"] },
+    { do: "write", at: 2, sectors: 6 },
+    { do: "steps", count: 10 },
+    { do: "message done" },
+    { do: "settle" },
+    { do: "message", words: ["gc_percent", "0"] },
+    { do: "message", words: ["cache_mode", "writeback"] },
+    { do: "write", at: 4, sectors: 2 },
+    { do: "message", words: ["cache_mode", cache_mode] },
+    { do: "message", words: ["writeback_rate", "4096"] },
+    { do: "write", at: 6, sectors: 8 },
+    { do: "settle" },
+    { do: "wait", ms: 2000 },
+    { do: "steps", count: 6 },
+    ...FLUSH,
+    { do: "message", words: ["flush"] },
+    { do: "reopen" },
+  ], { cache_mode, device_sectors: 24 }),
+  ...onBoth(`${cache_mode}: what was forgotten is written, and what was read is kept again`, [
+    { do: "read", at: 0, sectors: 12 },
+    { do: "settle" },
+    { do: "wait", ms: 2000 },
+    ...FLUSH,
+    EXPLORE,
+    { do: "message", words: ["invalidate", "2", "6"] },
+    { do: "message done" },
+    { do: "write", at: 3, sectors: 3 },
+    { do: "settle" },
+    ...FLUSH,
+    { do: "read", at: 0, sectors: 8 },
+    { do: "settle" },
+    { do: "message", words: ["drop_clean"] },
+    { do: "message done" },
+    { do: "write", at: 6, sectors: 4, fua: true },
+    { do: "settle" },
+  ], { cache_mode, device_sectors: 16 }),
+  // The read begins while the write is under way to the backing device, or in the log; it may end first.
+  ...onBoth(`${cache_mode}: a range that is being written is to be forgotten, and is read`, [
+    EXPLORE,
+    ...repeat(
+      4,
+      { do: "write", at: 4, sectors: 4 },
+      { do: "payload" },
+      { do: "message", words: ["invalidate", "4", "4"] },
+      { do: "wait", ms: 1 },
+      { do: "read", at: 4, sectors: 4 },
+      { do: "settle" },
+      { do: "read", at: 4, sectors: 4 },
+      { do: "settle" },
+      { do: "message", words: ["drop_clean"] },
+      { do: "message done" },
+      { do: "reopen" },
+    ),
+  ], { cache_mode, device_sectors: 12 }),
+]);
 
 /** What the cache modes promise. */
 const MODE_SCRIPTS: readonly Script[] = [
@@ -699,6 +815,7 @@ export const SCRIPTS: readonly Script[] = [
       { do: "drain" },
     ),
   ], { eviction: "reinsert", device_sectors: 32, segments: 9 }),
+  ...MESSAGE_SCRIPTS,
   {
     name: "gc_percent is changed again while it is being stored",
     shape: shape("pmem", 7, 16, true, true),
