@@ -55,7 +55,7 @@ export const CANARIES: readonly Canary[] = [
   {
     name: "a zero area is used on when its segment has retired",
     file: "engine.ts",
-    find: "      zero_areas.retired(seg);\n",
+    find: "    zero_areas.retired(seg);\n",
     replace: "",
   },
   {
@@ -104,7 +104,7 @@ export const CANARIES: readonly Canary[] = [
   {
     name: "the index is not told of a freed segment",
     file: "engine.ts",
-    find: "      index.freeSegment(seg);\n",
+    find: "    index.freeSegment(seg);\n",
     replace: "",
   },
   {
