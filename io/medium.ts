@@ -261,6 +261,7 @@ export class Medium implements Memory {
     this.#check(to_addr, len_bytes);
     this.#check(from_addr, len_bytes);
     if (this.receives_past_caches && len_bytes >= STREAM_BYTES) {
+      this.#sums.clear();
       this.#stream(to_addr, from_addr, len_bytes);
       return;
     }
