@@ -148,7 +148,7 @@ export class Medium implements Memory {
     this.#libpmem = this.kind === "pmem" ? libraries.libpmem : null;
     this.receives_past_caches = this.#libpmem !== null;
     this.barrier_is_cheap = this.kind === "pmem" || this.kind === "tmpfs";
-    const units = this.barrier_is_cheap ? Math.ceil(this.cache_bytes / AHEAD_BYTES) : 0;
+    const units = this.barrier_is_cheap ? Math.ceil(this.room_bytes / AHEAD_BYTES) : 0;
     this.#is_set_up = new Uint8Array(units);
     // Where libpmem was told to take any mapping for persistent memory, MAP_SYNC is refused, and not needed.
     this.#is_synced = this.kind === "pmem" && arena.mapCache(file.fd, true) === 0;
