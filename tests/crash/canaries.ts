@@ -11,6 +11,8 @@ import { SCRIPTS } from "./script.ts";
 /** A seeded bug. */
 export interface Canary {
   readonly name: string;
+  /** The script, or "faults", that is known to catch it: it is looked for there first, and everywhere after that. */
+  readonly by?: string;
   /** File, as seen from core/. */
   readonly file: string;
   /** Text that stands there once, and what it becomes. */
@@ -48,18 +50,21 @@ export const CANARIES: readonly Canary[] = [
   },
   {
     name: "a zero area is not persisted before keys name it",
+    by: "the log fills a segment to its very end, pmem",
     file: "zeroes.ts",
     find: "    this.#memory.persist(addr, len_bytes);\n",
     replace: "",
   },
   {
     name: "a zero area is used on when its segment has retired",
+    by: "the log fills a segment to its very end, pmem",
     file: "engine.ts",
     find: "    zero_areas.retired(seg);\n",
     replace: "",
   },
   {
     name: "zeroes that the backing device could not make count as made",
+    by: "faults",
     file: "writeback.ts",
     find: "    if (errno === 0) {\n      const len_bytes",
     replace: "    if (errno === 0 || ranges.kind !== DATA) {\n      const len_bytes",
@@ -72,24 +77,28 @@ export const CANARIES: readonly Canary[] = [
   },
   {
     name: "the end mark behind a kset is left out",
+    by: "old ksets behind the key head, pmem",
     file: "log.ts",
     find: "      off += ksetBytes(keys);\n      this.#mark(seg, off);\n",
     replace: "      off += ksetBytes(keys);\n",
   },
   {
     name: "the segment that the log goes on in is not cleared first",
+    by: "a kset closes at its segment's end, and a last kset, pmem",
     file: "log.ts",
     find: "        off = 0;\n        this.#mark(seg, off);\n",
     replace: "        off = 0;\n",
   },
   {
     name: "no room is left for a last kset",
+    by: "the log fills a segment to its very end, pmem",
     file: "log.ts",
     find: "if (off + ksetBytes(keys) + KSET_HEADER_BYTES > this.#cache.data_bytes) {",
     replace: "if (off + ksetBytes(keys) > this.#cache.data_bytes) {",
   },
   {
     name: "references are dropped before the key tail is durable",
+    by: "a kset closes at its segment's end, and a last kset, pages",
     file: "gc.ts",
     find: "if (!this.#state.barriers.isDone(this.#tail_barrier)) return freed;",
     replace: "",
@@ -103,12 +112,14 @@ export const CANARIES: readonly Canary[] = [
   },
   {
     name: "the index is not told of a freed segment",
+    by: "a kset closes at its segment's end, and a last kset, pmem",
     file: "engine.ts",
     find: "    index.freeSegment(seg);\n",
     replace: "",
   },
   {
     name: "what lay in a freed segment still counts",
+    by: "a kset closes at its segment's end, and a last kset, pmem",
     file: "extent_index.ts",
     find: "return this.#live[word & SEGMENT_MASK] === word;",
     replace: "return this.#live[word & SEGMENT_MASK] !== undefined;",
@@ -130,12 +141,14 @@ export const CANARIES: readonly Canary[] = [
   },
   {
     name: "a stored gc_percent does not wait for the one before it",
+    by: "gc_percent is changed again while it is being stored",
     file: "engine.ts",
     find: "    if (!this.#state.barriers.isDone(this.#info_barrier)) return false;\n",
     replace: "",
   },
   {
     name: "sequence numbers do not wrap",
+    by: "sequence numbers wrap, pmem",
     file: "slots.ts",
     find: "  return ((a - b) << 24 >> 24) > 0;",
     replace: "  return a > b;",
@@ -148,6 +161,7 @@ export const CANARIES: readonly Canary[] = [
   },
   {
     name: "a batch is over before its dirty tail is durable",
+    by: "the log fills a segment to its very end, pages",
     file: "writeback.ts",
     find:
       "    if (!this.#state.barriers.isDone(this.#barrier)) return false;\n    const { counters, now_ms }",
@@ -161,84 +175,98 @@ export const CANARIES: readonly Canary[] = [
   },
   {
     name: "a fill is stored over a newer write",
+    by: "both slots of every duplicated structure, pmem",
     file: "fills.ts",
     find: "this.#storeRange(fill, start, stop - start);",
     replace: "this.#storeRange(fill, this.#sector[fill]!, this.#sectors[fill]!);",
   },
   {
     name: "in writethrough a flush is answered when the log is durable",
+    by: "writethrough: writes over holes, hits and each other, FUA, flushes, pmem",
     file: "flushes.ts",
     find: "      through.flushed >= requests.write_target[slot]! &&\n",
     replace: "",
   },
   {
     name: "in writethrough a flush is answered without a flush of the backing device",
+    by: "writethrough: writes over holes, hits and each other, FUA, flushes, pmem",
     file: "flushes.ts",
     find: "      through.flushed >= requests.write_target[slot]! &&\n",
     replace: "      through.written >= requests.write_target[slot]! &&\n",
   },
   {
     name: "a flush does not wait for what went around the cache",
+    by: "writearound: writes over holes, hits and each other, FUA, flushes, pmem",
     file: "flushes.ts",
     find: "      backing_flushes.isDurable(requests.backing_flush[slot]!);",
     replace: "      backing_flushes.failures >= 0;",
   },
   {
     name: "a write goes around the cache although the log has an older copy",
+    by: "writearound: writes over holes, hits and each other, FUA, flushes, pmem",
     file: "writes.ts",
     find: "if (index.holeEnd(sector, limit) < limit) return false;",
     replace: "if (index.holeEnd(sector, limit) < 0) return false;",
   },
   {
     name: "what went around the cache and is not flushed becomes a clean key",
+    by: "writearound: writes over holes, hits and each other, FUA, flushes, pmem",
     file: "fills.ts",
     find: "const is_clean = !arounds.isVolatile(sector);",
     replace: "const is_clean = !arounds.is_barred;",
   },
   {
     name: "write-back overtakes a write that goes around the cache",
+    by: "writearound: a write under way is overwritten, and read, pmem",
     file: "writeback.ts",
     find: "    if (!this.#state.arounds.has_passed) return false;\n",
     replace: "",
   },
   {
     name: "what a killed process wrote around the cache counts as flushed",
+    by: "writearound: writes over holes, hits and each other, FUA, flushes, pmem",
     file: "arounds.ts",
     find: "this.#first_flush = was_around ? flushes.cover() : 0;",
     replace: "this.#first_flush = was_around ? 0 : 0;",
   },
   {
     name: "writes go around the cache before the media say so",
-    file: "writes.ts",
-    find: "if (arounds.is_barred || !arounds.is_announced) return false;",
-    replace: "if (arounds.is_barred) return false;",
+    by: "the mode changes while gc_percent is being stored",
+    file: "engine.ts",
+    find: "state.arounds.is_announced = state.cache.info.mode === AROUND_NUMBER &&",
+    replace: "state.arounds.is_announced = state.through.is_around ||",
   },
   {
     name: "the media say that none goes around any more, before those that did are flushed",
+    by: "the mode changes after writes went around the cache, pmem",
     file: "engine.ts",
     find: "if (this.#mode_wanted >= 0 && !backing_flushes.hasEnded(arounds.flush)) {",
     replace: "if (this.#mode_wanted > 9 && !backing_flushes.hasEnded(arounds.flush)) {",
   },
   {
     name: "writethrough promises at once what it holds when the old dirty data is written back",
+    by: "writethrough: writes over holes, hits and each other, FUA, flushes, pmem",
     file: "through.ts",
     find: "return this.#backlog === 0 && this.flushed >= this.#settled_at;",
     replace: "return this.flushed <= this.#settled_at + appended;",
   },
   {
     name: "what is carried to the head is logged without its bytes",
+    by: "what was read is carried to the head, and written over meanwhile, pmem",
     file: "eviction.ts",
     find: "      memory.copy(to_addr, from_addr, taken_sectors * SECTOR_BYTES);\n",
     replace: "      memory.copy(to_addr, from_addr, 0);\n",
   },
   {
     name: "what stays where it is is logged again as if it were older",
+    by: "what was read is carried to the head, and written over meanwhile, pmem",
     file: "eviction.ts",
     find: "    this.#state.logKey(sector, sectors, seg, place, true, crc);\n",
     replace: "    this.#state.logKey(sector, sectors, seg, 0, true, crc);\n",
   },
   {
     name: "what is carried to the head may have been overwritten",
+    by: "what was read is carried to the head, and written over meanwhile, pmem",
     file: "eviction.ts",
     find: "      const is_part = !index.isPlaceholder(extent) && index.isLive(extent) &&",
     replace: "      const is_part = true || index.isLive(extent) &&",
@@ -257,48 +285,56 @@ export const CANARIES: readonly Canary[] = [
   },
   {
     name: "what a passing read brought takes a newer write out of the index",
+    by: "writearound: a write under way is overwritten, and read, pmem",
     file: "fills.ts",
     find: "else index.remove(start, stop - start);",
     replace: "else index.remove(this.#sector[fill]!, this.#sectors[fill]!);",
   },
   {
     name: "a write goes around the cache although the log has the clean key of what was forgotten",
+    by: "writearound: what was forgotten is written, and what was read is kept again, pmem",
     file: "state.ts",
     find: "    this.arounds.bar();\n",
     replace: "",
   },
   {
     name: "drop_clean and invalidate forget what is dirty",
+    by: "writeback: all messages, beside requests, pmem",
     file: "upkeep.ts",
     find: "if (!is_live || index.isClean(extent)) ranges.push({ start, stop });",
     replace: "ranges.push({ start, stop });",
   },
   {
     name: "drop_clean and invalidate forget that a range is being read or written",
+    by: "writearound: a range that is being written is to be forgotten, and is read, pmem",
     file: "upkeep.ts",
     find: "      most = start;\n      return false;\n",
     replace: "      ranges.push({ start, stop });\n      return true;\n",
   },
   {
     name: "scrub looks at what is being read",
+    by: "writethrough: all messages, beside requests, pmem",
     file: "upkeep.ts",
     find: "if (!index.isLive(extent) || index.isPlaceholder(extent)) return true;",
     replace: "if (!index.isLive(extent)) return true;",
   },
   {
     name: "the message flush is over before everything is written back",
+    by: "writeback: all messages, beside requests, pmem",
     file: "../io/jobs.ts",
     find: "const is_there = counters.writeback_key_bytes >= this.#target_bytes;",
     replace: "const is_there = counters.writeback_key_bytes >= this.#seen_bytes;",
   },
   {
     name: "who waits is not told that the log is damaged",
+    by: "faults",
     file: "state.ts",
     find: "    this.barriers.fail();\n    return true;\n",
     replace: "    this.barriers.fail();\n    return false;\n",
   },
   {
     name: "a rate of write-back holds up who waits for it",
+    by: "writeback: all messages, beside requests, pmem",
     file: "writeback.ts",
     find: "if (is_starved || is_draining || is_closing || through.is_prompt) return true;",
     replace: "if (is_starved || is_closing) return true;",
@@ -334,7 +370,7 @@ export async function releaseCanary(canary: Canary, limit_ms: number): Promise<C
     const { stdout, stderr, success } = await new Deno.Command(Deno.execPath(), {
       args: [
         ...["run", "-A", "--no-prompt", "--no-check", "--no-config"],
-        ...[`${dir}/tests/crash/hunt.ts`, String(limit_ms)],
+        ...[`${dir}/tests/crash/hunt.ts`, String(limit_ms), canary.by ?? ""],
       ],
       stdin: "null",
       stdout: "piped",
@@ -357,8 +393,13 @@ function copyFolder(folder: string, dir: string): void {
   }
 }
 
-/** The jobs of a hunt: few states everywhere first, then more. */
-export function* huntJobs(): Generator<Job> {
+/** The jobs of a hunt: what is known to catch it (see `Canary`), then few states everywhere, then more. */
+export function* huntJobs(by: string): Generator<Job> {
+  const known = SCRIPTS.findIndex(({ name }) => name === by);
+  for (const most of [8, 64]) {
+    if (known >= 0) yield { kind: "script", index: known, seed: most, most };
+    if (by === "faults") yield { kind: "faults", seed: most };
+  }
   for (const most of [8, 64, 512]) {
     for (let index = 0; index < SCRIPTS.length; index++) {
       yield { kind: "script", index, seed: most, most };

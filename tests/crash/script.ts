@@ -511,6 +511,47 @@ const MODE_SCRIPTS: readonly Script[] = [
     { do: "settle" },
     ...FLUSH,
   ], { cache_mode: "writearound", device_sectors: 16 }),
+  // What a killed process has written around the cache is volatile, and only the stored mode tells the next one.
+  ...onBoth("the mode changes after writes went around the cache", [
+    EXPLORE,
+    ...[0, 6, 12, 18].flatMap((at): Operation[] => [
+      { do: "write", at, sectors: 6 },
+      { do: "settle" },
+      { do: "cache_mode", mode: "writeback" },
+      { do: "read", at, sectors: 2 },
+      { do: "read", at: at + 1, sectors: 2 },
+      { do: "settle" },
+      ...FLUSH,
+      { do: "cache_mode", mode: "writearound" },
+      { do: "settle" },
+    ]),
+  ], { cache_mode: "writearound", device_sectors: 24 }),
+  {
+    name: "the mode changes while gc_percent is being stored",
+    shape: shape("pages", 8, 48, true, true),
+    operations: [
+      EXPLORE,
+      ...[0, 6, 12, 18, 24, 30, 36, 42].flatMap((at): Operation[] => [
+        { do: "gc_percent", percent: at },
+        { do: "cache_mode", mode: "writearound" },
+        { do: "write", at, sectors: 6 },
+        { do: "payload" },
+        { do: "backing" },
+        { do: "reply" },
+        // What this stores is when the process may be killed.
+        ...[at, at + 2, at + 4].flatMap((at): Operation[] => [
+          { do: "read", at, sectors: 2 },
+          { do: "backing" },
+          { do: "reply" },
+        ]),
+        { do: "barrier" },
+        { do: "settle" },
+        ...FLUSH,
+        { do: "cache_mode", mode: "writeback" },
+        { do: "settle" },
+      ]),
+    ],
+  },
   ...onBoth("writeonly: misses are not kept", [
     EXPLORE,
     { do: "read", at: 0, sectors: 10 },
