@@ -5,7 +5,8 @@
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { type Ended, isRunning, MIB, must, Rig, run, until } from "../../device.ts";
+import { type Ended, MIB, must, Rig, run, until } from "../../device.ts";
+import { killUnderFileSystem } from "../under_load.ts";
 
 interface Info {
   frontend: string;
@@ -147,43 +148,20 @@ Deno.test("guest: a file system on an attached device; by force it goes, users o
 
 Deno.test("guest: a file system stays mounted while the process of an attached device is killed", async () => {
   await using rig = makeRig();
-  const { node, pid } = await mustCreate(rig, "--attach");
-  const dir = rig.path("mnt");
-  Deno.mkdirSync(dir);
-  await must("/usr/sbin/mkfs.ext4", "-q", "-F", node);
-  await must("/usr/bin/mount", node, dir);
-  rig.defer("unmount", () => run("/usr/bin/umount", ["-l", dir]));
-  const data = crypto.getRandomValues(new Uint8Array(60_000));
-  Deno.writeFileSync(`${dir}/flushed`, data);
-  await must("sync");
-
-  Deno.kill(pid, "SIGKILL");
-  await until(`process ${pid} is gone`, () => !isRunning(pid));
-  const writing = run("sh", ["-c", `cat ${dir}/flushed > ${dir}/late; sync; echo written`]);
-  const refused = await create(rig, "--attach");
-  assertEquals(refused.code, 1);
-  assertMatch(refused.stderr, /busy.*create --recover takes it over/);
-  const again = await mustCreate(rig, "--recover");
-  assertEquals(again.node, node);
-  assertEquals((await writing).stdout, "written\n");
-  await must("/usr/bin/umount", dir);
-  await must("/usr/sbin/fsck.ext4", "-f", "-n", node);
-  await must("/usr/bin/mount", node, dir);
-  assertEquals(Deno.readFileSync(`${dir}/flushed`), data);
-  assertEquals(Deno.readFileSync(`${dir}/late`), data);
-  await must("/usr/bin/umount", dir);
-  await rig.ok("remove", "--retry", "d");
+  const device = await mustCreate(rig, "--attach");
+  await killUnderFileSystem(rig, device, (way = "--attach") => create(rig, way));
 
   // What was answered is there, flushed or not.
   const left = await mustCreate(rig, "--attach");
-  Deno.writeFileSync(rig.path("data"), data.subarray(0, 32768));
+  const data = crypto.getRandomValues(new Uint8Array(32768));
+  Deno.writeFileSync(rig.path("data"), data);
   const write = [`if=${rig.path("data")}`, `of=${left.node}`, "bs=4096", "oflag=direct"];
   await must("/usr/bin/busybox", "dd", ...write);
   await rig.kill("d");
   await mustCreate(rig, "--recover");
   const read = [`if=${left.node}`, `of=${rig.path("copy")}`, "bs=4096", "count=8", "iflag=direct"];
   await must("/usr/bin/busybox", "dd", ...read);
-  assertEquals(Deno.readFileSync(rig.path("copy")), data.subarray(0, 32768));
+  assertEquals(Deno.readFileSync(rig.path("copy")), data);
 
   // One that nobody uses is given up.
   await rig.kill("d");

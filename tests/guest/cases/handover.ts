@@ -6,13 +6,11 @@
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { isRunning, MIB, must, Rig, until } from "../../device.ts";
+import { isRunning, MIB, must, Rig } from "../../device.ts";
+import { verifyUnder } from "../under_load.ts";
 
 /** How often the process is replaced under fio. */
 const ROUNDS = 2;
-
-/** How fio ends when it is told to, and found nothing wrong. */
-const ENDED_BY_SIGNAL = 128;
 
 interface Info {
   node: string;
@@ -40,52 +38,14 @@ for (const way of [["--frontend", "ublk"], ["--attach"]]) {
     assertMatch(refused.stderr, /read_only true, but it is false/);
     assertEquals((await infoOf(rig)).pid, pid);
 
-    const job = ["--name=j", `--filename=${node}`, "--direct=1", "--ioengine=libaio"];
-    const shape = [
-      "--rw=randrw",
-      "--bsrange=512-65536",
-      "--size=64m",
-      "--fsync=16",
-      "--iodepth=16",
-    ];
-    const checks = ["--verify=crc32c", "--verify_backlog=256", "--verify_fatal=1", "--time_based"];
-    const fio = new Deno.Command("/usr/bin/fio", {
-      args: [...job, ...shape, ...checks, "--runtime=100000"],
-      stdout: "piped",
-      stderr: "piped",
-    }).spawn();
-    const ended = fio.output();
-    let is_over = false;
-    ended.then(() => is_over = true);
-    rig.defer("end fio", async () => {
-      if (!is_over) fio.kill("SIGKILL");
-      await ended;
-    });
-    for (let round = 1; round <= ROUNDS; round++) {
-      const answered = requestsOf(node);
-      const goesOn = () => is_over || requestsOf(node) > answered + 100;
-      await until("fio goes on", goesOn);
-      if (is_over) break;
+    const shape = ["--rw=randrw", "--bsrange=512-65536", "--fsync=16"];
+    await verifyUnder(rig, node, shape, ROUNDS, async () => {
       const heir = await create(rig, "--recover", ...way);
       assertEquals([heir.node, heir.uuid], [node, "PCACHE-1"]);
       assert(heir.pid !== pid && !isRunning(pid), "another process serves it");
       pid = heir.pid;
-      console.log(`round ${round}: ${requestsOf(node)} requests answered in all`);
-    }
-    assert(!is_over, "fio does not end by itself");
-    fio.kill("SIGINT");
-    const { code, stdout, stderr } = await ended;
-    const text = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
-    assertEquals(code, ENDED_BY_SIGNAL, text);
-    assert(/err= 0/.test(text), text);
+    });
     await must("sync");
     await rig.ok("remove", "--retry", "d");
   });
-}
-
-/** Requests that the block device has answered: fields 1 and 5 of its `stat`, reads and writes. */
-function requestsOf(node: string): number {
-  const name = node.replace("/dev/", "");
-  const fields = Deno.readTextFileSync(`/sys/block/${name}/stat`).trim().split(/\s+/);
-  return Number(fields[0]) + Number(fields[4]);
 }
