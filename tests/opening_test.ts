@@ -25,10 +25,12 @@ import { GIB, isRunning, MIB, Rig, until } from "./device.ts";
 import { Random } from "./random.ts";
 
 const DEVICE_BYTES = 1 * GIB;
-/** Two million keys: reading them takes far longer than stopping a process. */
-const LOG_SEGMENTS = 5;
+/** Four million keys: reading them takes far longer than stopping a process that has been found. */
+const LOG_SEGMENTS = 10;
 /** The segment that the keys name; the log stays below it. */
 const DATA_SEGMENT = 20;
+/** SIGTERM is signal 15. */
+const SIGTERM_BIT = 1n << 14n;
 /** From here on progress is shown. */
 const FIRST_MS = 1000;
 
@@ -38,6 +40,7 @@ async function makeLongLog(rig: Rig): Promise<string> {
   const table = `pcache ${cache} ${rig.file("backing", DEVICE_BYTES)}`;
   await rig.ok("create", "d", "--table", table);
   await rig.ok("remove", "d");
+  await until("that device process has ended", async () => await findDeviceProcess(rig) === 0);
   const random = new Random(7);
   using file = Deno.openSync(cache, { write: true });
   for (let seg = 0; seg < LOG_SEGMENTS; seg++) {
@@ -120,14 +123,35 @@ class Terminal {
   }
 }
 
-/** The device process that a `create` in the rig has started, stopped where it is. */
-async function stopDeviceProcess(rig: Rig): Promise<number> {
+/** Stops the device process that a `create` in the rig starts, while it reads its log. */
+async function stopWhileReading(rig: Rig, terminal: Terminal): Promise<number> {
+  let pid = 0;
+  await until("a device process is there", async () => {
+    pid = await findDeviceProcess(rig);
+    return pid !== 0;
+  });
+  await until("the log is being read", () => terminal.output.includes("reading the log"));
+  Deno.kill(pid, "SIGSTOP");
+  return pid;
+}
+
+/** The device process of the rig; 0: none is there. */
+async function findDeviceProcess(rig: Rig): Promise<number> {
   for (const { name } of Deno.readDirSync("/proc")) {
-    if (!/^[0-9]+$/.test(name) || !await isDeviceProcess(name, rig)) continue;
-    Deno.kill(Number(name), "SIGSTOP");
-    return Number(name);
+    if (/^[0-9]+$/.test(name) && await isDeviceProcess(name, rig)) return Number(name);
   }
-  throw new Error("no device process is there");
+  return 0;
+}
+
+/** True while a signal waits for a process that is stopped (proc(5), `ShdPnd`). */
+function isPending(pid: number, signal_bit: bigint): boolean {
+  try {
+    const status = Deno.readTextFileSync(`/proc/${pid}/status`);
+    return (BigInt(`0x${/^ShdPnd:\s*([0-9a-f]+)$/m.exec(status)![1]}`) & signal_bit) !== 0n;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false; // it has ended meanwhile
+    throw error;
+  }
 }
 
 async function isDeviceProcess(pid: string, rig: Rig): Promise<boolean> {
@@ -144,9 +168,8 @@ Deno.test("opening a long log shows at a terminal how far it is", async () => {
   await using rig = Rig.make();
   const table = await makeLongLog(rig);
   const terminal = new Terminal(rig, "create", "d", "--table", table);
-  await until("the log is being read", () => terminal.output.includes("reading the log"));
   // However fast this machine reads: more than a second passes meanwhile.
-  const pid = await stopDeviceProcess(rig);
+  const pid = await stopWhileReading(rig, terminal);
   await new Promise((wake) => setTimeout(wake, FIRST_MS));
   Deno.kill(pid, "SIGCONT");
   assertEquals(await terminal.end(), 0, terminal.output);
@@ -162,10 +185,15 @@ Deno.test("Ctrl-C while a long log is read leaves no device behind", async () =>
   await using rig = Rig.make();
   const table = await makeLongLog(rig);
   const terminal = new Terminal(rig, "create", "d", "--table", table);
-  await until("the log is being read", () => terminal.output.includes("reading the log"));
-  const pid = await stopDeviceProcess(rig);
+  const pid = await stopWhileReading(rig, terminal);
   await terminal.press("\x03");
-  Deno.kill(pid, "SIGCONT");
+  // The key takes its way through script and the terminal; a log that has been read cannot be interrupted.
+  // A thread that had not stopped yet takes the whole process along at once.
+  await until(
+    "create has told the device to end",
+    () => !isRunning(pid) || isPending(pid, SIGTERM_BIT),
+  );
+  if (isRunning(pid)) Deno.kill(pid, "SIGCONT");
   assertEquals(await terminal.end(), 1);
   assertStringIncludes(
     terminal.output,
