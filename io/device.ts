@@ -17,6 +17,7 @@ import { isNbdUri } from "../core/nbd_uri.ts";
 import { deviceSectors, formatTable, TARGET_TYPE } from "../core/table.ts";
 import type { Arena } from "./arena.ts";
 import type { LoopBacking } from "./backing.ts";
+import { checkNotAwaited } from "./awaited_cache.ts";
 import { BareDevice } from "./bare_device.ts";
 import { type ControlClient, ControlServer } from "./control.ts";
 import {
@@ -134,6 +135,8 @@ function openSteps(
 ): Device {
   const front_bytes = FRONTEND_ARENA_BYTES + ControlServer.ARENA_BYTES;
   const opened = openCacheDevice(config.cache_path, front_bytes, cleanup, true);
+  const { name, run_dir } = place.shell.home;
+  checkNotAwaited(run_dir.slice(0, -name.length - 1), config.cache_path, name);
   const { arena, ring, memory, cache_file, devices, late_cleanup } = opened;
   const { backing_path } = config;
   const table = tableOf(config);

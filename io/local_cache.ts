@@ -15,10 +15,12 @@ import { inspectCache, type Inspection, prepareCache } from "../core/media.ts";
 import type { Memory } from "../core/platform.ts";
 import { CacheInfo } from "../core/slots.ts";
 import type { Arena } from "./arena.ts";
+import { checkNotAwaited } from "./awaited_cache.ts";
 import type { LoopBacking } from "./backing.ts";
 import { openBacking } from "./open_backing.ts";
 import { naming, openCacheDevice } from "./opened_cache.ts";
 import type { Ring } from "./ring.ts";
+import { findRunRoot } from "./run_dir.ts";
 import { INDEX_MASK, KIND_BACKING, KIND_SHIFT } from "./tokens.ts";
 
 /** What is opened. */
@@ -46,6 +48,7 @@ export class LocalCache implements Disposable {
   constructor(config: LocalConfig) {
     using cleanup = new DisposableStack();
     const opened = openCacheDevice(config.cache_path, 0, cleanup);
+    checkNotAwaited(findRunRoot(), config.cache_path, null);
     const { arena, ring, memory, cache_file, devices } = opened;
     this.arena = arena;
     this.#ring = ring;

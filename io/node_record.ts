@@ -55,6 +55,21 @@ export function recordedNames(root: string): string[] {
 
 const RECORD = /^~(.+)\.(?:ublk|nbd)$/;
 
+/**
+ * All records in the run directory `root`.
+ *
+ * @throws {CacheError} One is none.
+ */
+export function readRecords(root: string): { name: string; record: RecordOf[keyof RecordOf] }[] {
+  return recordedNames(root).flatMap((name) => {
+    const home = { name, run_dir: `${root}/${name}` };
+    const records = DRIVERS.map((driver) => new NodeRecord(home, driver).read());
+    return records.filter((record) => record !== null).map((record) => ({ name, record }));
+  });
+}
+
+const DRIVERS = ["ublk", "nbd"] as const;
+
 /** The record of a device; it follows when the device is renamed, and so does the file of staged keys beside it. */
 export class NodeRecord<D extends keyof RecordOf> {
   readonly #home: RecordHome;

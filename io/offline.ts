@@ -7,9 +7,11 @@
 import { assert } from "../core/assert.ts";
 import type { Memory } from "../core/platform.ts";
 import { Arena } from "./arena.ts";
+import { checkNotAwaited } from "./awaited_cache.ts";
 import { closeDevice, openDevice } from "./files.ts";
 import { Medium } from "./medium.ts";
 import { openRing } from "./ring.ts";
+import { findRunRoot } from "./run_dir.ts";
 
 /** Bytes are read into a buffer before they are summed: the longest key. */
 const BUFFER_BYTES = 4 * 1024 * 1024;
@@ -43,8 +45,9 @@ export class OfflineCache implements Disposable {
     this.#cleanup = cleanup.move();
   }
 
-  /** From now on it may be written to. Throws `CacheError` when there is no space for all of it. */
+  /** From now on it may be written to. Throws `CacheError` when a block device waits for it, or there is no space for all of it. */
   prepare(): void {
+    checkNotAwaited(findRunRoot(), this.path, null);
     this.#medium.allocate();
   }
 

@@ -113,14 +113,20 @@ export function checkUuid(uuid: string): void {
  * @throws {CacheError} None of these is known.
  */
 export function runRoot(): string {
+  const root = findRunRoot();
+  if (root !== null) return root;
+  throw new CacheError(
+    "No run directory: neither PCACHE_RUN_DIR nor XDG_RUNTIME_DIR is set; set PCACHE_RUN_DIR",
+  );
+}
+
+/** The run directory's path, or null where there is none: then there are no devices either. */
+export function findRunRoot(): string | null {
   const chosen = Deno.env.get("PCACHE_RUN_DIR");
   if (chosen) return absolutePath(chosen).replace(/(.)\/+$/, "$1");
   if (Deno.uid() === 0) return "/run/pcache";
   const runtime_dir = Deno.env.get("XDG_RUNTIME_DIR");
-  if (runtime_dir) return `${absolutePath(runtime_dir)}/pcache`;
-  throw new CacheError(
-    "No run directory: neither PCACHE_RUN_DIR nor XDG_RUNTIME_DIR is set; set PCACHE_RUN_DIR",
-  );
+  return runtime_dir ? `${absolutePath(runtime_dir)}/pcache` : null;
 }
 
 /** The path as seen from the root directory, so that it keeps its meaning in another working directory. */

@@ -6,6 +6,8 @@
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { createHash } from "node:crypto";
+import type { TableConfig } from "../io/control_protocol.ts";
+import { NodeRecord } from "../io/node_record.ts";
 import { type Ended, MIB, Rig, until } from "./device.ts";
 import { readExpected, unpackImage } from "./kernel_images.ts";
 import { NbdClient } from "./nbd_client.ts";
@@ -66,6 +68,25 @@ Deno.test("a cache that a kernel left behind: checked, dumped, drained", async (
   assertEquals(sha256(backing), EXPECTED.sha256, "what the kernel reads from the pair");
   assertStringIncludes(await rig.ok("check", cache, backing, "--data"), " 0 B dirty\n");
   assertStringIncludes(await rig.ok("writeback", cache, backing), ": 0 B were dirty, 0 B written");
+});
+
+Deno.test("a cache that a killed process's block device waits for: looked at, but changed by nobody else", async () => {
+  const { rig, cache, backing } = await kernelRig();
+  await using _ = rig;
+  const root = rig.path("run");
+  Deno.mkdirSync(root, { recursive: true });
+  const table = { cache_path: cache } as TableConfig;
+  new NodeRecord({ name: "killed", run_dir: `${root}/killed` }, "ublk")
+    .write({ dev_id: 7, cookie: [1, 2], table });
+  const why = `${cache}: the block device of killed, whose process was killed, waits for it`;
+  assertFailed(
+    await rig.pcache("create", "d", "--table", `pcache ${cache} ${backing} data_crc true`),
+    why,
+  );
+  assertFailed(await rig.pcache("writeback", cache, backing), why);
+  assertFailed(await rig.pcache("format", cache, "--yes"), why);
+  await rig.ok("check", cache, backing);
+  assertEquals(sha256(cache), EXPECTED.cache_sha256, "nothing was written");
 });
 
 Deno.test("a damaged cache: refused, found, repaired when told to, and then whole", async () => {
