@@ -5,6 +5,7 @@
  */
 
 import { CacheError } from "../core/errors.ts";
+import { waitOutLeaving } from "./leaving.ts";
 import {
   cString,
   EBUSY,
@@ -201,9 +202,13 @@ function osText(e: unknown): string {
 function open(role: Role, path: string, kind: DeviceFile["kind"]): number {
   const exclusive = kind === "block" ? O_EXCL : 0;
   // O_NONBLOCK: should the path lead to something else by now, opening it does not wait.
-  const fd = result(libc.open(cString(path), O_RDWR | exclusive | O_CLOEXEC | O_NONBLOCK, 0));
-  if (fd < 0) throw fail(role, path, errorText(-fd));
-  return fd;
+  const flags = O_RDWR | exclusive | O_CLOEXEC | O_NONBLOCK;
+  const opened = waitOutLeaving(path, () => {
+    const fd = result(libc.open(cString(path), flags, 0));
+    return fd === -EBUSY ? null : fd;
+  }) ?? -EBUSY;
+  if (opened < 0) throw fail(role, path, errorText(-opened));
+  return opened;
 }
 
 /** Finds out what an open file is and locks it. */

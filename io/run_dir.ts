@@ -18,6 +18,7 @@
 import { CacheError } from "../core/errors.ts";
 import { BUSY, INVALID } from "./control_protocol.ts";
 import { CONTROL_SOCKET, NBD_SOCKET } from "./device_config.ts";
+import { waitOutLeaving } from "./leaving.ts";
 
 /** Longest device name, as device-mapper has it. */
 export const MAX_NAME_CHARS = 127;
@@ -356,7 +357,11 @@ function readLiveFolder(root: string, name: string): LiveFolder | null {
     throw error;
   }
   try {
-    if (lock.tryLockSync(true)) return null;
+    const is_free = waitOutLeaving(
+      `${root}/${name}/${LOCK}`,
+      () => lock.tryLockSync(true) || null,
+    );
+    if (is_free) return null;
     const words = Deno.readTextFileSync(`${root}/${name}/${LOCK}`).split("\n");
     const [minor, uuid = "", backing_uri = ""] = words;
     return { name, minor: Number(minor), uuid, backing_uri };

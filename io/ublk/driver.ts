@@ -18,11 +18,6 @@ const ENOENT = 2;
 const FEATURE_BYTES = 8;
 const LOOK_MS = 5;
 
-/** Sleeps. Only while nothing is served. */
-export function pause(ms: number): void {
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
-}
-
 /** An open control device. */
 export class UblkDriver implements Disposable {
   /** What a command reads or writes, as words: `INFO_...` and `PARAMS_...` of protocol.ts are places in it. */

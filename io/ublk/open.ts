@@ -9,9 +9,10 @@ import { Arena } from "../arena.ts";
 import { BUSY, type TableConfig } from "../control_protocol.ts";
 import { cString, EBUSY, libc, O_CLOEXEC, O_EXCL, O_NONBLOCK, result } from "../libc.ts";
 import { checkTable, NodeRecord, type RecordHome, type UblkRecord } from "../node_record.ts";
+import { pause } from "../pause.ts";
 import type { Ring } from "../ring.ts";
 import { UringRing } from "../uring.ts";
-import { pause, UblkDriver } from "./driver.ts";
+import { UblkDriver } from "./driver.ts";
 import { CMD_TRY_STOP_DEV, F_SAFE_STOP_DEV, STATE_LIVE } from "./protocol.ts";
 import {
   blockPath,

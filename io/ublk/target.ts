@@ -17,7 +17,8 @@ import {
   O_RDWR,
   result,
 } from "../libc.ts";
-import { ANY_DEVICE, pause, type UblkDriver } from "./driver.ts";
+import { pause } from "../pause.ts";
+import { ANY_DEVICE, type UblkDriver } from "./driver.ts";
 import * as ublk from "./protocol.ts";
 
 /** What a device is to be. */

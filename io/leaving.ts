@@ -1,0 +1,91 @@
+/**
+ * Locks of processes that are on their way out. A process that was killed takes a moment to let go of its files: as long as a disk
+ * takes for what the process waits for, or the kernel to take a large mapping apart. Who comes right after it finds no other user.
+ *
+ * @module
+ */
+
+import { pause } from "./pause.ts";
+
+/** A lock that takes longer to fall than this is taken for one that stays. */
+const LIMIT_MS = 30_000;
+const LOOK_MS = 5;
+
+/** In `/proc/PID/task/TID/stat`: the thread is on its way out (`PF_EXITING` in Linux's include/linux/sched.h). */
+const PF_EXITING = 0x4;
+/** SIGKILL, among the signals that wait for a thread. */
+const SIGKILL_BIT = 1n << 8n;
+
+/**
+ * Tries to get something that is locked while the file at `path` is, and tries again for as long as the lock's holder is on its way
+ * out.
+ *
+ * @param attempt null: it is locked
+ */
+export function waitOutLeaving<T>(path: string, attempt: () => T | null): T | null {
+  const limit_ms = performance.now() + LIMIT_MS;
+  let got = attempt();
+  while (got === null) {
+    const is_leaving = isHolderLeaving(path);
+    // It may have gone meanwhile.
+    got = attempt();
+    if (!is_leaving || performance.now() > limit_ms) break;
+    if (got === null) pause(LOOK_MS);
+  }
+  return got;
+}
+
+/** Whether a process that holds a flock(2) on a file is on its way out. */
+function isHolderLeaving(path: string): boolean {
+  const place = lockPlace(path);
+  return Deno.readTextFileSync("/proc/locks").split("\n").some((line) => {
+    // proc(5): "1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE ..."; who waits for a lock has "->" before FLOCK.
+    const [, kind, , , pid, of] = line.trim().split(/ +/);
+    return kind === "FLOCK" && of === place && isLeaving(Number(pid));
+  });
+}
+
+/** A file as `/proc/locks` names it; "" when it is not there. */
+function lockPlace(path: string): string {
+  let info;
+  try {
+    info = Deno.statSync(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return "";
+    throw error;
+  }
+  // makedev(3)
+  const dev = BigInt(info.dev);
+  const major = ((dev >> 32n) & 0xfffff000n) | ((dev >> 8n) & 0xfffn);
+  const minor = ((dev >> 12n) & 0xffffff00n) | (dev & 0xffn);
+  const hex = (n: bigint) => n.toString(16).padStart(2, "0");
+  return `${hex(major)}:${hex(minor)}:${info.ino}`;
+}
+
+/** Whether a process that has threads left is on its way out: they end one after another. */
+export function isLeaving(pid: number): boolean {
+  try {
+    return [...Deno.readDirSync(`/proc/${pid}/task`)].some(({ name }) =>
+      isThreadLeaving(`/proc/${pid}/task/${name}`)
+    );
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false; // it has gone
+    throw error;
+  }
+}
+
+function isThreadLeaving(path: string): boolean {
+  try {
+    // proc(5): behind the name, which may hold anything, the state and, six fields later, the flags.
+    const [state, , , , , , flags] = Deno.readTextFileSync(`${path}/stat`)
+      .replace(/^.*\) /s, "").split(" ");
+    if (/^[ZX]$/.test(state!)) return false;
+    if ((Number(flags) & PF_EXITING) !== 0) return true;
+    const pending = /^SigPnd:\s*([0-9a-f]+)$/m.exec(Deno.readTextFileSync(`${path}/status`));
+    return pending !== null && (BigInt(`0x${pending[1]}`) & SIGKILL_BIT) !== 0n;
+  } catch (error) {
+    // ESRCH: the thread has gone between opening and reading.
+    if (error instanceof Deno.errors.NotFound || /os error 3\)/.test(String(error))) return false;
+    throw error;
+  }
+}
