@@ -7,6 +7,7 @@
 import type { Arena } from "../arena.ts";
 import { cString, errorText, libc, O_CLOEXEC, O_RDWR, result } from "../libc.ts";
 import { CommandRing } from "./command_ring.ts";
+import { pause } from "../pause.ts";
 import * as ublk from "./protocol.ts";
 
 /** No device. */
