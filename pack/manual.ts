@@ -229,8 +229,15 @@ systemctl enable \-\-now pcache@vol
 .PP
 The unit is restarted when its process was killed. Stopping it removes the device; dirty data stays in the
 cache and is found by the next start. A device that clients are still connected to after 5 s is ended by
-SIGTERM, which loses nothing that was flushed; the unit counts as failed then. So a unit that uses the
-device says
+SIGTERM, which loses nothing that was flushed; the unit counts as failed then.
+.B systemctl reload
+hands the device over to a process of the program that is installed now, as
+.B create \-\-recover
+does: whoever uses its block device waits a moment. It is refused, and the old process goes on, while NBD
+clients are connected, and with
+.BR "\-\-listen systemd" .
+.PP
+A unit that uses the device says
 .B After=pcache@vol.service
 and
 .BR Requires=pcache@vol.service ,

@@ -100,21 +100,26 @@ Deno.test("man has nothing to say about the manual, nor systemd about the units"
 });
 
 /** What systemd would run for `pcache@boot-1`, with the file that it finds the process by. */
-function unitOf(prefix: string): { start: string; stop: string; pid_file: string } {
+function unitOf(prefix: string) {
   const text = Deno.readTextFileSync(`${prefix}/lib/systemd/system/pcache@.service`);
   const value = (name: string) =>
     new RegExp(`^${name}=(.*)$`, "m").exec(text)![1]!.replaceAll("%i", "boot-1");
-  return { start: value("ExecStart"), stop: value("ExecStop"), pid_file: value("PIDFile") };
+  return {
+    start: value("ExecStart"),
+    reload: value("ExecReload"),
+    stop: value("ExecStop"),
+    pid_file: value("PIDFile"),
+  };
 }
 
-Deno.test("the unit's commands start, stop and restart a device, also one that was busy", async () => {
+Deno.test("the unit's commands start, reload, stop and restart a device, also one that was busy", async () => {
   await using rig = Rig.make();
   const program = rig.path("pcache");
   const compile = ["run", "-A", pack("compile.ts"), "--carry", "--output", program];
   await must(Deno.execPath(), ...compile);
   const args = ["--prefix", rig.path("prefix"), "--program", program];
   assertEquals((await act("install", args)).code, 0);
-  const { start, stop, pid_file } = unitOf(rig.path("prefix"));
+  const { start, reload, stop, pid_file } = unitOf(rig.path("prefix"));
   const cache = rig.file("cache", 512 * MIB);
   const backing = rig.file("backing", 64 * MIB);
 
@@ -136,6 +141,12 @@ Deno.test("the unit's commands start, stop and restart a device, also one that w
       return 1
     }
     begin
+    ${reload}
+    gone
+    heir=$(cat ${pid_file})
+    test "$(readlink "/proc/$heir/exe")" = ${rig.path("prefix/bin/pcache")}
+    pid=$heir
+    echo reloaded
     ${stop}
     gone
     test ! -e ${pid_file}
@@ -147,6 +158,8 @@ Deno.test("the unit's commands start, stop and restart a device, also one that w
     client=$!
     exec 9>/run/hold
     until ${start.split(" ")[0]} info boot-1 | grep -q '^Open count: *1'; do sleep 0.1; done
+    if ${reload} 2>/run/said; then exit 1; fi
+    test "$(cat ${pid_file})" = "$pid"
     if ${stop} 2>/run/said; then exit 1; fi
     grep -q 'remove on boot-1 failed: Device or resource busy' /run/said
     kill "$pid"
@@ -162,6 +175,6 @@ Deno.test("the unit's commands start, stop and restart a device, also one that w
   `;
   const flags = ["--mount", "--pid", "--fork", "--kill-child"];
   const ended = await run("unshare", [...flags, "sh", "-c", inside]);
-  assertEquals(ended.stdout, "stopped\nkilled\nagain\n", ended.stderr);
+  assertEquals(ended.stdout, "reloaded\nstopped\nkilled\nagain\n", ended.stderr);
   assertEquals(ended.code, 0);
 });
