@@ -5,6 +5,7 @@
  * @module
  */
 
+import { isRunning } from "./device.ts";
 import { NbdBroken, NbdClient } from "./nbd_client.ts";
 
 const MIB = 1 << 20;
@@ -181,12 +182,7 @@ function isDevice(pid: number, dir: string): boolean {
 
 async function killAndWait(pid: number): Promise<void> {
   Deno.kill(pid, "SIGKILL");
-  const state = () => Deno.readTextFileSync(`/proc/${pid}/status`);
-  try {
-    while (!/^State:\s+Z/m.test(state())) await new Promise((wake) => setTimeout(wake, 5));
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
-  }
+  while (isRunning(pid)) await new Promise((wake) => setTimeout(wake, 5));
 }
 
 const begun_ms = performance.now();

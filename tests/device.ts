@@ -60,10 +60,23 @@ export async function until(what: string, done: () => boolean | Promise<boolean>
   }
 }
 
-/** True while a process with this id runs; one that ended and was not collected does not. */
+/**
+ * True while any thread of the process with this id runs; one that ended and was not collected does not. The first thread may have
+ * ended before others, which hold the process's files and locks: one of io_uring's in an fdatasync, as long as the disk takes for it.
+ */
 export function isRunning(pid: number): boolean {
   try {
-    return !/^State:\s+[ZX]/m.test(Deno.readTextFileSync(`/proc/${pid}/status`));
+    return [...Deno.readDirSync(`/proc/${pid}/task`)].some(({ name }) =>
+      isThreadRunning(`/proc/${pid}/task/${name}`)
+    );
+  } catch {
+    return false;
+  }
+}
+
+function isThreadRunning(path: string): boolean {
+  try {
+    return !/^State:\s+[ZX]/m.test(Deno.readTextFileSync(`${path}/status`));
   } catch {
     return false;
   }
