@@ -25,8 +25,10 @@ import { GIB, isRunning, MIB, Rig, until } from "./device.ts";
 import { Random } from "./random.ts";
 
 const DEVICE_BYTES = 1 * GIB;
-/** Four million keys: reading them takes far longer than stopping a process that has been found. */
-const LOG_SEGMENTS = 10;
+/** Two million keys: reading them takes longer than stopping a process that has been found, unless the machine is busy elsewhere. */
+const LOG_SEGMENTS = 5;
+/** So often is a log to be found half read. */
+const TRIES = 20;
 /** The segment that the keys name; the log stays below it. */
 const DATA_SEGMENT = 20;
 /** SIGTERM is signal 15. */
@@ -123,16 +125,47 @@ class Terminal {
   }
 }
 
-/** Stops the device process that a `create` in the rig starts, while it reads its log. */
-async function stopWhileReading(rig: Rig, terminal: Terminal): Promise<number> {
-  let pid = 0;
-  await until("a device process is there", async () => {
-    pid = await findDeviceProcess(rig);
-    return pid !== 0;
-  });
-  await until("the log is being read", () => terminal.output.includes("reading the log"));
-  Deno.kill(pid, "SIGSTOP");
-  return pid;
+/** A `create` at a terminal whose device process is stopped while it reads its log: half of that at least is still to come. */
+async function createAndStop(
+  rig: Rig,
+  table: string,
+): Promise<{ terminal: Terminal; pid: number }> {
+  for (let tried = 0; tried < TRIES; tried++) {
+    const terminal = new Terminal(rig, "create", "d", "--table", table);
+    let pid = 0;
+    await until("a device process is there", async () => {
+      pid = await findDeviceProcess(rig);
+      return pid !== 0;
+    });
+    await until("the log is being read", () => terminal.output.includes("reading the log"));
+    Deno.kill(pid, "SIGSTOP");
+    await until("all its threads stand still", () => isStopped(pid));
+    if (readBytes(pid) < LOG_SEGMENTS * KERNEL_GEOMETRY.segment_bytes / 2) {
+      return { terminal, pid };
+    }
+    // This process came too late.
+    Deno.kill(pid, "SIGCONT");
+    assertEquals(await terminal.end(), 0, terminal.output);
+    await rig.ok("remove", "d");
+  }
+  throw new Error(`${TRIES} times the log was read before the device process could be stopped`);
+}
+
+/** Whether all threads of a process are stopped (proc(5), /proc/PID/stat). */
+function isStopped(pid: number): boolean {
+  try {
+    return [...Deno.readDirSync(`/proc/${pid}/task`)].every(({ name }) =>
+      /^\d+ \(.*\) T /s.test(Deno.readTextFileSync(`/proc/${pid}/task/${name}/stat`))
+    );
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false; // a thread has ended meanwhile
+    throw error;
+  }
+}
+
+/** How much a process has read (proc(5), /proc/PID/io): next to nothing but the log. */
+function readBytes(pid: number): number {
+  return Number(/^rchar: (\d+)$/m.exec(Deno.readTextFileSync(`/proc/${pid}/io`))![1]);
 }
 
 /** The device process of the rig; 0: none is there. */
@@ -167,9 +200,8 @@ async function isDeviceProcess(pid: string, rig: Rig): Promise<boolean> {
 Deno.test("opening a long log shows at a terminal how far it is", async () => {
   await using rig = Rig.make();
   const table = await makeLongLog(rig);
-  const terminal = new Terminal(rig, "create", "d", "--table", table);
+  const { terminal, pid } = await createAndStop(rig, table);
   // However fast this machine reads: more than a second passes meanwhile.
-  const pid = await stopWhileReading(rig, terminal);
   await new Promise((wake) => setTimeout(wake, FIRST_MS));
   Deno.kill(pid, "SIGCONT");
   assertEquals(await terminal.end(), 0, terminal.output);
@@ -184,8 +216,7 @@ Deno.test("opening a long log shows at a terminal how far it is", async () => {
 Deno.test("Ctrl-C while a long log is read leaves no device behind", async () => {
   await using rig = Rig.make();
   const table = await makeLongLog(rig);
-  const terminal = new Terminal(rig, "create", "d", "--table", table);
-  const pid = await stopWhileReading(rig, terminal);
+  const { terminal, pid } = await createAndStop(rig, table);
   await terminal.press("\x03");
   // The key takes its way through script and the terminal; a log that has been read cannot be interrupted.
   // A thread that had not stopped yet takes the whole process along at once.
