@@ -17,6 +17,8 @@ const EINVAL = 22;
 /** What a load's client owns of the device; it moves from one such place to the next. */
 const PLACE_BYTES = 4 * MIB;
 const PAUSE_MS = 5;
+/** How often a slow client sends 1 MiB. */
+const FEED_MS = 5000;
 const SIZES = [512, 4096, 4096, 65536, 700_160];
 
 /** `assertEquals` takes its time with millions of bytes. */
@@ -194,30 +196,41 @@ Deno.test("a client that does not send its payload keeps a device from growing, 
   const uri = await rig.uri("d");
   await using client = await NbdClient.connect(uri);
   await using slow = await NbdClient.connect(uri);
-  const bytes = new Uint8Array(MIB);
-  fillFor(1, bytes);
-  const written = slow.request(CMD.WRITE, 0, MIB, 0, 0, bytes.subarray(0, 5000));
-  await until("the write has begun", async () => {
-    const [stats] = JSON.parse(await rig.ok("stats", "d", "--json"));
-    return stats.requests_under_way === 1;
-  });
   extend(backing, BACKING_BYTES + MIB);
   await rig.ok("load", "d", "--table", table);
-  const { code, stderr } = await rig.pcache("resume", "d");
-  assertEquals(code, 1);
-  assertStringIncludes(
-    stderr,
-    "Device or resource busy: 1 requests have not ended: clients do not",
-  );
-  assertEquals((await rig.status("d")).length, BACKING_BYTES / 512);
-  assertStringIncludes(await rig.ok("info", "d"), "Tables present:    LIVE & INACTIVE\n");
-  assertEquals(await client.read(0, 512), new Uint8Array(512));
+  const bytes = new Uint8Array(32 * MIB);
+  fillFor(1, bytes);
+  let sent_bytes = 5000;
+  const written = slow.request(CMD.WRITE, 0, bytes.length, 0, 0, bytes.subarray(0, sent_bytes));
+  const send = (len_bytes: number) =>
+    slow.raw.send(bytes.subarray(sent_bytes, sent_bytes += len_bytes));
+  // It is slow, not silent: who sends less than 1 MiB in half a minute is dropped.
+  const feed = setInterval(() => {
+    if (bytes.length - sent_bytes > MIB) send(MIB);
+  }, FEED_MS);
+  try {
+    await until("the write has begun", async () => {
+      const [stats] = JSON.parse(await rig.ok("stats", "d", "--json"));
+      return stats.requests_under_way === 1;
+    });
+    const { code, stderr } = await rig.pcache("resume", "d");
+    assertEquals(code, 1);
+    assertStringIncludes(
+      stderr,
+      "Device or resource busy: 1 requests have not ended: clients do not",
+    );
+    assertEquals((await rig.status("d")).length, BACKING_BYTES / 512);
+    assertStringIncludes(await rig.ok("info", "d"), "Tables present:    LIVE & INACTIVE\n");
+    assertEquals(await client.read(bytes.length, 512), new Uint8Array(512));
+  } finally {
+    clearInterval(feed);
+  }
 
   // With the payload on its way while it waits, it grows.
   const resumed = rig.ok("resume", "d");
-  await slow.raw.send(bytes.subarray(5000));
+  await send(bytes.length - sent_bytes);
   await written;
   await resumed;
   assertEquals((await rig.status("d")).length, (BACKING_BYTES + MIB) / 512);
-  assertSame(await client.read(0, MIB), bytes, "what was written");
+  assertSame(await client.read(0, bytes.length), bytes, "what was written");
 });

@@ -62,12 +62,14 @@ Deno.test("flush, scrub, invalidate and drop_clean, beside a client", async () =
   assertEquals(await rig.ok("message", "d", "0", "invalidate", "0", "128"), "");
   assertEquals(await client.read(0, PIECE_BYTES), piece(1000));
   assertEquals(await client.read(PIECE_BYTES, PIECE_BYTES), piece(2));
+  await rig.ok("message", "d", "0", "writeback_rate", "pause"); // it stays dirty
   await client.write(2 * PIECE_BYTES, piece(50));
   const refused = await rig.pcache("message", "d", "0", "invalidate", "256", "256");
   assertMatch(
     refused.stderr,
     /message on d failed: Device or resource busy: 128 sectors of the range/,
   );
+  await rig.ok("message", "d", "0", "writeback_rate", "max");
   await rig.ok("message", "d", "0", "drop_clean");
   assertEquals(await client.read(PIECE_BYTES, PIECE_BYTES), piece(1001));
   assertEquals(await client.read(2 * PIECE_BYTES, PIECE_BYTES), piece(50));
