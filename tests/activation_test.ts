@@ -8,13 +8,9 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { makeProofs } from "../io/tls/testing.ts";
 import { isRunning, MIB, must, Rig, run, until } from "./device.ts";
+import { heldPort } from "./ports.ts";
 
 const MAIN = new URL("../cli/main.ts", import.meta.url).pathname;
-
-function freePort(): number {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  return listener.addr.port;
-}
 
 /** Waits for the first client and starts `create d` with the sockets then. Its standard error goes to a file. */
 async function activate(
@@ -29,7 +25,11 @@ async function activate(
   const command = ["systemd-socket-activate", ...sockets, ...env, Deno.execPath(), ...create];
   const script = `exec "$@" 2>${rig.path("said")}`;
   const child = rig.start("sh", ["-c", script, "sh", ...command]);
-  await until("the sockets are open", () => said(rig).includes("Listening on"));
+  const count = sockets.filter((word) => word === "-l").length;
+  await until(
+    "the sockets are open",
+    () => said(rig).split("\n").filter((line) => line.startsWith("Listening on")).length === count,
+  );
   return child;
 }
 
@@ -57,7 +57,7 @@ async function checkServed(...uris: string[]): Promise<void> {
 Deno.test("a device takes the sockets that systemd has opened, of both kinds, and leaves them to it", async () => {
   await using rig = makeRig();
   const path = rig.path("socket");
-  const port = freePort();
+  const port = heldPort(rig);
   const sockets = ["-l", path, "-l", `127.0.0.1:${port}`, "-l", `[::1]:${port}`];
   const child = await activate(rig, sockets, ["--listen", "systemd"]);
   const uri = `nbd+unix:///?socket=${path}`;
@@ -77,7 +77,7 @@ for (const loop of ["io_uring", "poll"]) {
   Deno.test(`${loop}: of several sockets the one with the name, under TLS`, async () => {
     await using rig = makeRig();
     const proofs = makeProofs(rig.dir);
-    const port = freePort();
+    const port = heldPort(rig);
     const sockets = ["-l", rig.path("other"), "-l", `127.0.0.1:${port}`, "--fdname=other:nbd"];
     const options = ["--listen", "systemd:nbd", "--tls-psk", proofs.psk_path];
     await activate(rig, [...sockets, "-E", `PCACHE_LOOP=${loop}`], options);
@@ -92,7 +92,7 @@ for (const loop of ["io_uring", "poll"]) {
 
 Deno.test("sockets that are not served are refused with a reason", async () => {
   await using rig = makeRig();
-  const port = freePort();
+  const port = heldPort(rig);
   const cases: [sockets: string[], why: string, connect: string[]][] = [
     [["-l", `0.0.0.0:${port}`], `listening on 0.0.0.0:${port}: whoever reaches it`, []],
     [["--seqpacket", "-l", rig.path("seqpacket")], "a listening stream socket is wanted", []],

@@ -11,6 +11,7 @@ import { callControl } from "../io/control_client.ts";
 import { makeProofs, type Proofs } from "../io/tls/testing.ts";
 import { MIB, must, Rig, run, until } from "./device.ts";
 import { NbdClient, NbdError } from "./nbd_client.ts";
+import { heldPort } from "./ports.ts";
 import { fillFor, Random } from "./random.ts";
 
 const CACHE_BYTES = 512 * MIB;
@@ -201,16 +202,11 @@ function securedNbdkit(
     const uri = `nbds+unix://alice@/?socket=${socket}&tls-psk-file=${proofs.psk_path}`;
     return new Server(rig, uri, command, socket).start();
   }
-  const port = freePort();
+  const port = heldPort(rig);
   const options = ["--foreground", "--ipaddr=127.0.0.1", `--port=${port}`, "--tls=require"];
   const tls = [`--tls-certificates=${proofs.dir}`, "--tls-verify-peer"];
   const uri = `nbds://localhost:${port}/?tls-certificates=${proofs.dir}`;
   return new Server(rig, uri, ["nbdkit", ...options, ...tls, ...plugin]).start();
-}
-
-function freePort(): number {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  return listener.addr.port;
 }
 
 /** Creates device `d` over an export. */
@@ -266,7 +262,7 @@ const KINDS: Kind[] = [
   {
     name: "nbdkit over TCP, 4 threads, requests of at most 64 KiB",
     start: (rig, path) => {
-      const port = freePort();
+      const port = heldPort(rig);
       const options = ["--foreground", "--threads=4", "--ipaddr=127.0.0.1", `--port=${port}`];
       const filter = ["--filter=blocksize-policy", "blocksize-maximum=65536"];
       const policy = [
@@ -610,7 +606,7 @@ Deno.test("what is no backing device is refused with a reason, and nothing is le
   await refused(`pcache ${cache} nbds+unix:///?socket=/s`, /tls-hostname is wanted/);
   await refused(`pcache ${cache} ${uri}&x=1`, /unknown parameter "x=1"/);
   await refused(`pcache ${cache} ${uri}`, /server: No such file or directory/);
-  await refused(`pcache ${cache} nbd://localhost:${freePort()}`, /Connection refused/);
+  await refused(`pcache ${cache} nbd://localhost:${heldPort(rig)}`, /Connection refused/);
   await refused(`pcache ${cache} nbd://no-such-host.invalid/`, /host no-such-host\.invalid: /);
   await refused(`pcache ${uri} ${cache}`, /only a backing device may be an NBD URI/);
 
@@ -648,7 +644,14 @@ Deno.test("what is no backing device is refused with a reason, and nothing is le
       ...filters.map((name) => `--filter=${name}`),
       ...plugin,
     ]);
-    await until("nbdkit listens", async () => (await run("test", ["-S", socket])).code === 0);
+    await until("nbdkit listens", async () => {
+      try {
+        (await Deno.connect({ transport: "unix", path: socket })).close();
+        return true;
+      } catch {
+        return false; // the socket is not there yet, or is bound only
+      }
+    });
     await refused(`0 65537 pcache ${cache} ${uri}`, why);
     child.kill("SIGKILL");
     await child.status;
