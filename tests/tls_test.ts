@@ -127,7 +127,8 @@ for (const loop of ["io_uring", "poll"]) {
       await brokenOff(place, limit);
       await must("nbdinfo", "--size", place.certificates);
     }
-    const settled = async () => await place.descriptors() === before;
+    // Before, the device may not have closed the connection of the last command yet.
+    const settled = async () => await place.descriptors() <= before;
     await until("their descriptors are closed", settled);
     await place.checkCopies(place.certificates);
     await place.rig.ok("remove", "d");
@@ -142,10 +143,11 @@ async function brokenOff(place: Place, limit_bytes: number): Promise<void> {
     uri,
     'h.pwrite(b"x" * 300000, 0); h.pread(300000, 0); h.pwrite(b"y" * 300000, 4096)',
   );
-  using inner = await Deno.connect({ hostname: "127.0.0.1", port: place.port });
   const first = await Promise.race([listener.accept(), client]);
   if ("code" in first) throw new Error(`the client did not even connect: ${first.stderr}`);
   using outer = first;
+  // Not before the client is there: the server does not wait for ever for what it has to say.
+  using inner = await Deno.connect({ hostname: "127.0.0.1", port: place.port });
   const back = inner.readable.pipeTo(outer.writable, { preventClose: true }).catch(() => {});
   let left_bytes = limit_bytes;
   const chunk = new Uint8Array(4096);
@@ -155,10 +157,19 @@ async function brokenOff(place: Place, limit_bytes: number): Promise<void> {
     for (let at = 0; at < got;) at += await inner.write(chunk.subarray(at, got));
     left_bytes -= got;
   }
-  inner.closeWrite();
+  await endSending(inner);
   await back;
-  outer.closeWrite();
+  await endSending(outer);
   await client;
+}
+
+/** Unless the other side has cut the connection off already. */
+async function endSending(socket: Deno.Conn): Promise<void> {
+  try {
+    await socket.closeWrite();
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotConnected)) throw error;
+  }
 }
 
 Deno.test("the features of the protocol are there under TLS", async () => {
@@ -256,7 +267,7 @@ Deno.test("what is no TLS, or sent in the clear behind STARTTLS, loses the conne
     // An alert at most: nothing of the negotiation.
     assert(rest.length <= (i === 1 ? 18 : 7), `case ${i}: ${rest.length} bytes came back`);
   }
-  await until("they are gone", async () => await place.descriptors() === before);
+  await until("they are gone", async () => await place.descriptors() <= before);
   await must("nbdinfo", "--size", place.certificates);
   await place.rig.ok("remove", "d");
 });
