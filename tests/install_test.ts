@@ -136,10 +136,7 @@ Deno.test("the unit's commands start, reload, stop and restart a device, also on
       pid=$(cat ${pid_file})
       test "$(readlink "/proc/$pid/exe")" = ${rig.path("prefix/bin/pcache")}
     }
-    gone() {
-      for i in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$pid" 2>/dev/null || return 0; sleep 0.1; done
-      return 1
-    }
+    gone() { while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done }
     begin
     ${reload}
     gone

@@ -6,6 +6,7 @@
  * @module
  */
 
+import { callControl } from "../io/control_client.ts";
 import { isRunning, MIB, Rig, until } from "./device.ts";
 import { FioRun, FioSectors } from "./fio_load.ts";
 import { NbdBroken, NbdClient } from "./nbd_client.ts";
@@ -140,6 +141,13 @@ export async function killRounds(
   return counts;
 }
 
+/** How many flushes the device's process has begun, of all clients. */
+async function flushesOf(rig: Rig): Promise<number> {
+  const reply = await callControl(rig.path("run/d/control"), { verb: "status" });
+  if (!reply.ok || !("counters" in reply)) throw new Error(`no status: ${JSON.stringify(reply)}`);
+  return reply.counters.flushes!;
+}
+
 interface Halves {
   ours: Sectors;
   fio: FioSectors;
@@ -172,6 +180,8 @@ async function killUnderLoad(
 ): Promise<void> {
   const pid = await rig.pid("d");
   const round = counts.rounds + 1;
+  const flushes_before = await flushesOf(rig);
+  const ours_sent = { flushes: 0 };
   await using fio_run = await FioRun.start({
     uri,
     dir: rig.dir,
@@ -184,9 +194,17 @@ async function killUnderLoad(
   const clients: NbdClient[] = [];
   for (let i = 0; i < CONNECTIONS; i++) clients.push(await NbdClient.connect(uri));
   const loops = clients.flatMap((client) =>
-    Array.from({ length: DEPTH }, () => load(client, random, ours, counts))
+    Array.from({ length: DEPTH }, () => load(client, random, ours, counts, ours_sent))
   );
   await new Promise((wake) => setTimeout(wake, random.below(MOST_LIFE_MS)));
+  if (counts.fio_flushed === 0) {
+    // However slow this machine is, in some round something has to come of it: of fio's flushes, one at a time, the second one has
+    // begun, so that the first is known to have ended.
+    await until("there are writes of ours and flushes of fio", async () => {
+      const flushes = await flushesOf(rig) - flushes_before;
+      return counts.writes > 0 && flushes - ours_sent.flushes >= 2;
+    });
+  }
   await fio_run.mustRun();
   Deno.kill(pid, "SIGKILL");
   await Promise.all(loops);
@@ -204,11 +222,13 @@ async function load(
   random: Random,
   sectors: Sectors,
   counts: KillCounts,
+  sent: { flushes: number },
 ): Promise<void> {
   try {
     for (;;) {
       if (random.chance(0.05)) {
         const covered = sectors.answered.slice();
+        sent.flushes++;
         await client.flush();
         counts.flushes++;
         for (let i = 0; i < SECTORS; i++) {
