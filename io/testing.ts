@@ -55,6 +55,18 @@ export function withFileSystem(type: string, body: (dir: string) => void): void 
   });
 }
 
+/** Runs `body` with a directory in which a tmpfs of this size is mounted. */
+export function withTmpfs(size_bytes: number, body: (dir: string) => void): void {
+  withDir("/var/tmp", (dir) => {
+    run("mount", "-t", "tmpfs", "-o", `size=${size_bytes}`, "none", dir);
+    try {
+      body(dir);
+    } finally {
+      run("umount", dir);
+    }
+  });
+}
+
 /** Bytes that differ from place to place and from seed to seed. */
 export function pattern(len_bytes: number, seed: number): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(len_bytes);

@@ -188,8 +188,7 @@ for (const [name, open] of RINGS) {
       pair.shake();
       if (has_word) pair.server.bye();
       libc.shutdown(pair.fds[1], SHUT_WR);
-      pair.ring.wait(1000);
-      assert(pair.ring.next());
+      while (!pair.ring.next()) pair.ring.wait(1000);
       assertEquals(pair.ring.user, RECV);
       assertEquals(pair.client.received(pair.ring.result), 0);
     }
