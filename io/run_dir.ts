@@ -18,7 +18,7 @@
 import { CacheError } from "../core/errors.ts";
 import { BUSY, INVALID } from "./control_protocol.ts";
 import { CONTROL_SOCKET, NBD_SOCKET } from "./device_config.ts";
-import { waitOutLeaving } from "./leaving.ts";
+import { isLeaving, waitOutLeaving } from "./leaving.ts";
 
 /** Longest device name, as device-mapper has it. */
 export const MAX_NAME_CHARS = 127;
@@ -29,8 +29,6 @@ export const MAX_SOCKET_PATH_BYTES = 107;
 /** Most devices at once: minor numbers are below this (20 bits in the kernel's device numbers). */
 const MAX_DEVICES = 1 << 20;
 
-/** A flag of a thread in /proc/PID/stat: it is on its way out (`PF_EXITING` in Linux's include/linux/sched.h). */
-const PF_EXITING = 0x4;
 /** How often a process that is on its way out is looked at. */
 const EXIT_POLL_MS = 2;
 
@@ -231,7 +229,7 @@ export class ProcessEnd implements Disposable {
   async wait(): Promise<void> {
     await this.#lock.lock(true);
     // The kernel drops the lock a moment before it marks the process as ended.
-    while (isEnding(this.#pid)) {
+    while (isLeaving(this.#pid)) {
       await new Promise((wake) => setTimeout(wake, EXIT_POLL_MS));
     }
   }
@@ -239,30 +237,6 @@ export class ProcessEnd implements Disposable {
   /** Closes what it watches. */
   [Symbol.dispose](): void {
     this.#lock.close();
-  }
-}
-
-/**
- * Whether any of its threads is still on its way out: they end one after another. A process without one has ended, or lives on: a
- * program that has served the device itself (mod.ts), or another process of that number.
- */
-function isEnding(pid: number): boolean {
-  try {
-    return [...Deno.readDirSync(`/proc/${pid}/task`)].some(({ name }) =>
-      isThreadEnding(`/proc/${pid}/task/${name}`)
-    );
-  } catch {
-    return false;
-  }
-}
-
-function isThreadEnding(path: string): boolean {
-  try {
-    // proc(5): behind the name, which may hold anything, the state and, five fields later, the flags.
-    const fields = Deno.readTextFileSync(`${path}/stat`).replace(/^.*\) /s, "").split(" ");
-    return !/^[ZX]$/.test(fields[0]!) && (Number(fields[6]) & PF_EXITING) !== 0;
-  } catch {
-    return false;
   }
 }
 
