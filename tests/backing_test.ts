@@ -209,6 +209,12 @@ function securedNbdkit(
   return new Server(rig, uri, ["nbdkit", ...options, ...tls, ...plugin]).start();
 }
 
+/** Whether nbdkit's log filter has seen a write answered that no flush covers. */
+function hasUnflushed(log: string): boolean {
+  const text = Deno.readTextFileSync(log);
+  return / \.\.\.Write .* return=0/.test(text.slice(text.lastIndexOf(" Flush ") + 1));
+}
+
 /** Creates device `d` over an export. */
 async function create(rig: Rig, uri: string): Promise<NbdClient> {
   const cache = rig.path("cache");
@@ -387,8 +393,9 @@ for (const { loop, env } of LOOPS) {
     const content = new Content();
     const backing = content.file(rig, "backing");
     // The cache filter keeps writes until they are flushed, in a file that dies with it.
-    const filters = ["delay", "cache"];
-    const options = ["cache=writeback", "delay-write=1ms", "delay-read=1ms"];
+    const filters = ["log", "delay", "cache"];
+    const log = rig.path("requests");
+    const options = [`logfile=${log}`, "cache=writeback", "delay-write=1ms", "delay-read=1ms"];
     const server = await nbdkit(rig, filters, "file", backing, ...options);
     const client = await create(rig, server.uri);
     const load = new Load(client, content, 4);
@@ -397,6 +404,7 @@ for (const { loop, env } of LOOPS) {
     for (; kills < 5 || (await counters(rig)).backing_flush_errors === 0; kills++) {
       assert(kills < 60, "no kill ever came between a write and its flush");
       await load.more(500 + random.below(1500));
+      if (kills >= 5) await until("there is a write to lose", () => hasUnflushed(log));
       await server.kill();
       await until("the loss is seen", async () => !await isConnected(rig));
       await server.start();

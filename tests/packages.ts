@@ -22,7 +22,7 @@ function isInstalled(name: string): boolean {
 function apt(...args: string[]): boolean {
   console.log(`apt-get ${args.join(" ")}`);
   return new Deno.Command("apt-get", {
-    args: ["-q", "-o", "DPkg::Lock::Timeout=300", ...args],
+    args: ["-q", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=5", ...args],
     env: { DEBIAN_FRONTEND: "noninteractive" },
     stdin: "null",
     stdout: "inherit",
