@@ -4,7 +4,10 @@
  * @module
  */
 
-import { until } from "../device.ts";
+import { must, until } from "../device.ts";
+
+/** The ublk driver of older kernels does not know who has a device open (no TRY_STOP_DEV): they see exclusive users only. */
+const FIRST_TO_SEE_USERS = 7;
 
 /** Requests that a block device has answered: fields 1 and 5 of its `stat`, reads and writes. */
 export function requestsOf(node: string): number {
@@ -17,4 +20,15 @@ export function requestsOf(node: string): number {
 export async function untilScanned(node: string): Promise<void> {
   await until(`${node} is looked at`, () => requestsOf(node) > 0);
   Deno.openSync(node).close(); // waits for who looks
+}
+
+/** Somebody who uses a block device, so that this kernel can tell. */
+export async function useDevice(node: string): Promise<{ end(): Promise<void> }> {
+  if (Number(Deno.osRelease().split(".")[0]) >= FIRST_TO_SEE_USERS) {
+    const file = Deno.openSync(node);
+    return { end: () => Promise.resolve(file.close()) };
+  }
+  const dmsetup = "/usr/sbin/dmsetup";
+  await must(dmsetup, "create", "user", "--table", `0 8 linear ${node} 0`);
+  return { end: async () => void await must(dmsetup, "remove", "--retry", "user") };
 }

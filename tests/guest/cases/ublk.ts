@@ -6,7 +6,7 @@
 
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { isRunning, MIB, must, Rig, run, until } from "../../device.ts";
-import { untilScanned } from "../block_device.ts";
+import { untilScanned, useDevice } from "../block_device.ts";
 
 interface Info {
   node: string;
@@ -62,11 +62,11 @@ Deno.test("guest: a device is a block device, and says what it is", async () => 
   assertMatch(await rig.ok("deps"), /^2 dependencies\t: \(\d+, \d+\) \(\d+, \d+\)\n$/);
 
   // Whoever has it open is in the way.
-  const user = Deno.openSync(info.node);
+  const user = await useDevice(info.node);
   const refused = await rig.pcache("remove", "d");
+  await user.end();
   assertEquals(refused.code, 1);
   assertMatch(refused.stderr, /remove on d failed: Device or resource busy/);
-  user.close();
 
   await rig.ok("remove", "--flush", "d");
   assertEquals(readAt(rig.path("backing"), 0, data.length), data);
@@ -146,10 +146,10 @@ Deno.test("guest: what a killed process has left is removed, unless somebody use
   Deno.kill(pid, "SIGKILL");
   await until(`process ${pid} is gone`, () => !isRunning(pid));
   assertMatch((await rig.pcache("remove", "--flush", "d")).stderr, /its process was killed/);
-  {
-    using _user = Deno.openSync(node);
-    assertMatch((await rig.pcache("remove", "d")).stderr, /busy: its block device .* is in use/);
-  }
+  const user = await useDevice(node);
+  const refused = await rig.pcache("remove", "d");
+  await user.end();
+  assertMatch(refused.stderr, /busy: its block device .* is in use/);
   await rig.ok("remove", "d");
   await assertGone(node);
   assertEquals([...Deno.readDirSync(rig.path("run"))].map(({ name }) => name), ["~lock"]);
