@@ -11,6 +11,8 @@ import { caseNames, prepareGuest, runInGuest } from "./guest.ts";
 
 /** A case that takes longer hangs. */
 const LIMIT_S = 2 * 3600;
+/** What cases look at in their environment is passed on. */
+const PASSED_ON = ["PCACHE_GUEST_ROUNDS", "PCACHE_GUEST_SHARE"];
 /** What most cases run on, and cases that are about another kernel. */
 const NEWEST_SUITE = "sid";
 const SUITES: Readonly<Record<string, string>> = { old_kernel: "bookworm" };
@@ -21,12 +23,17 @@ async function main(): Promise<number> {
     parts.length === 0 || parts.some((part: string) => name.includes(part))
   );
   if (!installPackages(new URL("../packages.txt", import.meta.url))) return 1;
+  const env: Record<string, string> = {};
+  for (const name of PASSED_ON) {
+    const value = Deno.env.get(name);
+    if (value !== undefined) env[name] = value;
+  }
   let passed = 0;
   let failed = 0;
   for (const name of cases) {
     const suite = wanted_suite ?? SUITES[name] ?? NEWEST_SUITE;
     if (!prepareGuest(suite)) return 1;
-    const outcome = await runInGuest({ cases: [name], suite, limit_s: LIMIT_S });
+    const outcome = await runInGuest({ cases: [name], suite, limit_s: LIMIT_S, env });
     passed += outcome?.passed ?? 0;
     failed += outcome?.failed ?? 1;
   }
