@@ -6,10 +6,12 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
-import { MIB, must, Rig } from "../../device.ts";
+import { MIB, must, Rig, until } from "../../device.ts";
 import { NbdClient } from "../../nbd_client.ts";
 import { fillFor, Random } from "../../random.ts";
+import { requestsOf } from "../block_device.ts";
 import { replayWrites } from "../log_writes.ts";
+import { kill } from "../under_load.ts";
 
 const DISK_BYTES = 64 * MIB;
 const BLOCK_BYTES = 4096;
@@ -20,6 +22,9 @@ const MARK = "power_cut";
 /** Blocks between two flushes, and flushes. */
 const BURST = 100;
 const BURSTS = 6;
+/** Write-back's last batch takes minutes at this rate, and is cut short when so many of its writes have ended. */
+const SLOW_BYTES_PER_S = 4 * BLOCK_BYTES;
+const LAST_WRITES = 3;
 
 /** A loop device of a file. */
 async function loopOf(rig: Rig, path: string): Promise<string> {
@@ -49,16 +54,25 @@ for (let round = 1; round <= ROUNDS; round++) {
     const versions = new Map<number, number>();
     const uri = await rig.uri("d");
     await writeAndFlush(uri, random, versions);
+    const rate = (text: string) => rig.ok("message", "d", "0", "writeback_rate", text);
     await rig.ok("message", "d", "0", "flush"); // some of it is written back for sure
+    await rate("pause");
     await writeAndFlush(uri, random, versions);
-    await rig.kill("d");
+    // The cut comes between writes and the flush that ends their batch.
+    const pid = await rig.pid("d");
+    const asked = ["info", "-c", "--noheadings", "-o", "blkdevname"];
+    const node = `/dev/${(await must("/usr/sbin/dmsetup", ...asked, name)).trim()}`;
+    const before = requestsOf(node);
+    await rate(String(SLOW_BYTES_PER_S));
+    await until("write-back goes on", () => requestsOf(node) >= before + LAST_WRITES);
+    await kill(pid);
     await must("/usr/sbin/dmsetup", "message", name, "0", "mark", MARK);
     await removeDisk();
 
     const left = rig.file("left", DISK_BYTES);
     const replayed = replayWrites(rig.path("log"), left, MARK);
     console.log(`the disk had flushed ${replayed.flushes} times: ${JSON.stringify(replayed)}`);
-    assert(replayed.writes > 0 && replayed.flushes > 0);
+    assert(replayed.writes > 0 && replayed.flushes > 0 && replayed.lost > 0);
     await rig.ok("create", "d", "--table", `pcache ${cache} ${left}`);
     await check(await rig.uri("d"), versions);
     await rig.ok("remove", "--retry", "--flush", "d");
