@@ -575,6 +575,7 @@ class Device {
     this.#grower = null;
     if (reply.ok) {
       this.#served.size_bytes = this.#engine.size_bytes;
+      this.#frontend.resized(this.#engine.size_bytes);
       this.#makeLive();
     } else if (!grower.was_suspended) this.#suspension.end();
     this.#control.reply(grower.client, reply);

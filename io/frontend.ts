@@ -64,6 +64,8 @@ export interface Frontend {
   leave(): boolean;
   /** Whether the device may become larger while it is served. */
   readonly can_resize: boolean;
+  /** It has. */
+  resized(size_bytes: number): void;
   /** Whether a table that is loaded may be read-only where the live one is not, or the other way round. */
   readonly can_change_read_only: boolean;
   /** Drops the clients whose last write is not complete. */

@@ -50,7 +50,7 @@ export function findGrowth(parts: GrowingParts, table: Table): Growth & { is_any
     throw refused(`length ${wanted}, but it is ${is} and cannot shrink while the device lives`);
   }
   if (wanted > is && !can_resize) {
-    throw refused(`length ${wanted}, but it is ${is}, and a block device's cannot change`);
+    throw refused(`length ${wanted}, but it is ${is}, and this block device's cannot change`);
   }
   const cache_bytes = currentBytes(cache_file);
   const segments = segmentsOn(KERNEL_GEOMETRY, cache_bytes);

@@ -100,6 +100,7 @@ export class NbdFrontend implements Frontend {
   leave(): boolean {
     return true;
   }
+  resized(): void {}
   dropUnfinished(): void {
     this.#server.dropUnfinished();
   }

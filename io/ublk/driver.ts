@@ -53,6 +53,11 @@ export class UblkDriver implements Disposable {
     this.features = failed < 0 ? 0 : this.buffer[0]!;
   }
 
+  /** Whether a device can become larger while it is served: the driver's feature, whatever program added the device. */
+  get can_resize(): boolean {
+    return (this.features & ublk.F_UPDATE_SIZE) !== 0;
+  }
+
   /** Runs a command that ends at once. Returns 0 or more, or an error number negated. */
   call(op: number, dev_id: number, buffer_bytes = 0, data = 0): number {
     this.begin(op, dev_id, buffer_bytes, data);
@@ -77,6 +82,7 @@ export class UblkDriver implements Disposable {
       words[at + ublk.CTRL_QUEUE_AND_LEN] = (NO_QUEUE | (buffer_bytes << 16)) >>> 0;
       if (buffer_bytes > 0) this.#arena.putAddress(words, at + ublk.CTRL_ADDR, this.#buffer_addr);
       words[at + ublk.CTRL_DATA] = data;
+      words[at + ublk.CTRL_DATA + 1] = data / 2 ** 32;
     });
   }
 

@@ -65,7 +65,6 @@ export class UblkFrontend implements Frontend {
   readonly uri = "";
   /** The driver takes its parameters before the start only. */
   readonly can_change_read_only = false;
-  readonly can_resize = false;
   readonly #o: UblkFrontendOptions;
   readonly #queues: Queues;
   readonly #claim: Claim;
@@ -89,6 +88,9 @@ export class UblkFrontend implements Frontend {
     return this.#state !== "new" && this.#state !== "starting";
   }
 
+  get can_resize(): boolean {
+    return this.#o.driver.can_resize;
+  }
   get node(): BlockNode | null {
     return this.#node;
   }
@@ -184,6 +186,11 @@ export class UblkFrontend implements Frontend {
 
   dropUnfinished(): void {}
 
+  resized(size_bytes: number): void {
+    assert(this.#state === "live", "ublk: a device grows while it is live");
+    this.#o.target.resize(size_bytes);
+  }
+
   renamed(): void {
     this.#o.record.renamed();
     if (this.#node === null) return;
@@ -220,6 +227,8 @@ export class UblkFrontend implements Frontend {
       return;
     }
     this.#state = "live";
+    // It may have grown while nobody served it.
+    if (is_recovery && this.can_resize) this.resized(this.#o.served.size_bytes);
     this.#showNode({ ...target.number(), path: target.path });
   }
 

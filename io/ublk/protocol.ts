@@ -25,6 +25,7 @@ export const CMD_START_USER_RECOVERY = CONTROL_WRITE | 0x10;
 export const CMD_END_USER_RECOVERY = CONTROL_WRITE | 0x11;
 export const CMD_GET_FEATURES = CONTROL_READ | 0x13;
 export const CMD_DEL_DEV_ASYNC = CONTROL_READ | 0x14;
+export const CMD_UPDATE_SIZE = CONTROL_WRITE | 0x15;
 export const CMD_QUIESCE_DEV = CONTROL_WRITE | 0x16;
 export const CMD_TRY_STOP_DEV = CONTROL_WRITE | 0x17;
 
@@ -37,6 +38,7 @@ export const F_USER_RECOVERY = 1 << 3;
 export const F_USER_RECOVERY_REISSUE = 1 << 4;
 export const F_CMD_IOCTL_ENCODE = 1 << 6;
 export const F_USER_COPY = 1 << 7;
+export const F_UPDATE_SIZE = 1 << 10;
 export const F_QUIESCE = 1 << 12;
 export const F_SAFE_STOP_DEV = 1 << 17;
 
@@ -48,6 +50,7 @@ export const CTRL_DEV_ID = 0;
 /** Queue (-1: none) in the lower half, length of the buffer in the upper one. */
 export const CTRL_QUEUE_AND_LEN = 1;
 export const CTRL_ADDR = 2;
+/** 64 bits. */
 export const CTRL_DATA = 4;
 
 /** struct ublksrv_ctrl_dev_info. */

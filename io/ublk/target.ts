@@ -121,7 +121,7 @@ export class Target {
   }
 
   /**
-   * Takes over a device whose process has gone.
+   * Takes over a device whose process has gone. Where the driver can resize it may be smaller: `resize` is to follow the start.
    *
    * @throws {CacheError} It is not of this size, or somebody else has it.
    */
@@ -137,7 +137,9 @@ export class Target {
     check(driver.call(ublk.CMD_GET_PARAMS, dev_id, ublk.PARAMS_BYTES), `${path}: its parameters`);
     const sectors = params[ublk.PARAMS_DEV_SECTORS]! +
       params[ublk.PARAMS_DEV_SECTORS + 1]! * 2 ** 32;
-    if (sectors * SECTOR_BYTES !== spec.size_bytes) {
+    const size_bytes = sectors * SECTOR_BYTES;
+    const has_grown = size_bytes < spec.size_bytes && driver.can_resize;
+    if (size_bytes !== spec.size_bytes && !has_grown) {
       throw new CacheError(
         `${path} has ${sectors} sectors, but the table says ${spec.size_bytes / SECTOR_BYTES}: ` +
           "it is recovered only with the table it was created with",
@@ -197,6 +199,13 @@ export class Target {
       `${this.path}: its number`,
     );
     return { major: params[ublk.PARAMS_DISK_MAJOR]!, minor: params[ublk.PARAMS_DISK_MINOR]! };
+  }
+
+  /** The device, which was started, has this size from now on. Whoever has it open sees it at once. */
+  resize(size_bytes: number): void {
+    const sectors = size_bytes / SECTOR_BYTES;
+    const failed = this.#driver.call(ublk.CMD_UPDATE_SIZE, this.dev_id, 0, sectors);
+    check(failed, `${this.path}: setting its size`);
   }
 
   #setParams(spec: TargetSpec): void {

@@ -22,6 +22,12 @@ export async function untilScanned(node: string): Promise<void> {
   Deno.openSync(node).close(); // waits for who looks
 }
 
+/** Whether a block device of the ublk driver can become larger on this kernel: UPDATE_SIZE, Linux 6.16. */
+export function canGrow(): boolean {
+  const [major, minor] = Deno.osRelease().split(".").map(Number);
+  return major! > 6 || (major === 6 && minor! >= 16);
+}
+
 /** Somebody who uses a block device, so that this kernel can tell. */
 export async function useDevice(node: string): Promise<{ end(): Promise<void> }> {
   if (Number(Deno.osRelease().split(".")[0]) >= FIRST_TO_SEE_USERS) {
