@@ -35,31 +35,28 @@ export function waitOutLeaving<T>(path: string, attempt: () => T | null): T | nu
   return got;
 }
 
-/** Whether a process that holds a flock(2) on a file is on its way out. */
+/**
+ * Whether a process that holds a flock(2) on a file is on its way out. The file is known by the number of its inode alone: `/proc/locks`
+ * has the number of the file system's device, which is not the one of stat(2) on Btrfs and overlays. Should it be another file, a
+ * process is waited for that leaves as well.
+ */
 function isHolderLeaving(path: string): boolean {
-  const place = lockPlace(path);
+  const inode = inodeOf(path);
   return Deno.readTextFileSync("/proc/locks").split("\n").some((line) => {
     // proc(5): "1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE ..."; who waits for a lock has "->" before FLOCK.
-    const [, kind, , , pid, of] = line.trim().split(/ +/);
-    return kind === "FLOCK" && of === place && isLeaving(Number(pid));
+    const [, kind, , , pid, place] = line.trim().split(/ +/);
+    return kind === "FLOCK" && place!.split(":")[2] === inode && isLeaving(Number(pid));
   });
 }
 
-/** A file as `/proc/locks` names it; "" when it is not there. */
-function lockPlace(path: string): string {
-  let info;
+/** "": the file is not there. */
+function inodeOf(path: string): string {
   try {
-    info = Deno.statSync(path);
+    return String(Deno.statSync(path).ino);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return "";
     throw error;
   }
-  // makedev(3)
-  const dev = BigInt(info.dev);
-  const major = ((dev >> 32n) & 0xfffff000n) | ((dev >> 8n) & 0xfffn);
-  const minor = ((dev >> 12n) & 0xffffff00n) | (dev & 0xffn);
-  const hex = (n: bigint) => n.toString(16).padStart(2, "0");
-  return `${hex(major)}:${hex(minor)}:${info.ino}`;
 }
 
 /**
@@ -83,8 +80,9 @@ function isThreadLeaving(path: string): boolean {
       .replace(/^.*\) /s, "").split(" ");
     if (/^[ZX]$/.test(state!)) return false;
     if ((Number(flags) & PF_EXITING) !== 0) return true;
-    const pending = /^SigPnd:\s*([0-9a-f]+)$/m.exec(Deno.readTextFileSync(`${path}/status`));
-    return pending !== null && (BigInt(`0x${pending[1]}`) & SIGKILL_BIT) !== 0n;
+    // The thread's own one is taken before the thread is marked; the process's one stays to its end.
+    const pending = Deno.readTextFileSync(`${path}/status`).matchAll(/^S[ih][gd]Pnd:\s*(\w+)$/gm);
+    return pending.some(([, bits]) => (BigInt(`0x${bits}`) & SIGKILL_BIT) !== 0n);
   } catch {
     return false;
   }
