@@ -16,7 +16,7 @@
 
 import { assert } from "../core/assert.ts";
 import { CacheError } from "../core/errors.ts";
-import { errno, errorText, libc } from "./libc.ts";
+import { ERRNO, errorText, libc } from "./libc.ts";
 
 const PAGE_BYTES = 4096;
 const HUGE_BYTES = 2 * 1024 * 1024;
@@ -66,7 +66,7 @@ function map(
   off_bytes = 0,
 ): bigint {
   const pointer = libc.mmap(at, BigInt(len_bytes), protection, flags, fd, BigInt(off_bytes));
-  const error = errno();
+  const error = ERRNO[0];
   const address = Deno.UnsafePointer.value(pointer);
   return BigInt.asUintN(64, BigInt(address)) === MAP_FAILED ? -BigInt(error) : BigInt(address);
 }

@@ -7,7 +7,7 @@
 import { CacheError } from "../core/errors.ts";
 import {
   cString,
-  errno,
+  ERRNO,
   errorText,
   libc,
   O_APPEND,
@@ -15,6 +15,7 @@ import {
   O_CREAT,
   O_RDWR,
   O_WRONLY,
+  result,
 } from "./libc.ts";
 
 /**
@@ -27,18 +28,19 @@ export function detachStreams(log_path: string): void {
   const null_fd = open("/dev/null", O_RDWR);
   const log_fd = open(log_path, O_WRONLY | O_CREAT | O_APPEND);
   for (const [from_fd, to_fd] of [[null_fd, 0], [null_fd, 1], [log_fd, 2]] as const) {
-    if (libc.dup2(from_fd, to_fd) < 0) throw failed(`stream ${to_fd}`);
+    check(`stream ${to_fd}`, result(libc.dup2(from_fd, to_fd), ERRNO[0]));
   }
   libc.close(null_fd);
   libc.close(log_fd);
 }
 
 function open(path: string, flags: number): number {
-  const fd = libc.open(cString(path), flags | O_CLOEXEC, 0o600);
-  if (fd < 0) throw failed(path);
+  const fd = result(libc.open(cString(path), flags | O_CLOEXEC, 0o600), ERRNO[0]);
+  check(path, fd);
   return fd;
 }
 
-function failed(what: string): CacheError {
-  return new CacheError(`cannot leave the terminal: ${what}: ${errorText(errno())}`);
+function check(what: string, outcome: number): void {
+  if (outcome >= 0) return;
+  throw new CacheError(`cannot leave the terminal: ${what}: ${errorText(-outcome)}`);
 }

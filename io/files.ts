@@ -9,6 +9,7 @@ import { waitOutLeaving } from "./leaving.ts";
 import {
   cString,
   EBUSY,
+  ERRNO,
   errorText,
   libc,
   O_CLOEXEC,
@@ -78,7 +79,7 @@ class Statx {
   constructor(fd: number) {
     const bytes = new Uint8Array(this.#view.buffer);
     const mask = STATX_BASIC_STATS | STATX_DIOALIGN;
-    const failed = result(libc.statx(fd, cString(""), AT_EMPTY_PATH, mask, bytes));
+    const failed = result(libc.statx(fd, cString(""), AT_EMPTY_PATH, mask, bytes), ERRNO[0]);
     if (failed !== 0) throw new Error(`statx: ${errorText(-failed)}`);
   }
 
@@ -142,14 +143,14 @@ export function reopenPath(fd: number): string {
 
 function blockSize(fd: number): number {
   const size = new BigUint64Array(1);
-  const failed = result(libc.ioctl(fd, BLKGETSIZE64, new Uint8Array(size.buffer)));
+  const failed = result(libc.ioctl(fd, BLKGETSIZE64, new Uint8Array(size.buffer)), ERRNO[0]);
   if (failed !== 0) throw new Error(`BLKGETSIZE64: ${errorText(-failed)}`);
   return Number(size[0]!);
 }
 
 function blockSectorBytes(fd: number): number {
   const size = new Int32Array(1);
-  const failed = result(libc.ioctl(fd, BLKSSZGET, new Uint8Array(size.buffer)));
+  const failed = result(libc.ioctl(fd, BLKSSZGET, new Uint8Array(size.buffer)), ERRNO[0]);
   return failed === 0 ? size[0]! : UNSTATED_DIRECT_BYTES;
 }
 
@@ -204,7 +205,7 @@ function open(role: Role, path: string, kind: DeviceFile["kind"]): number {
   // O_NONBLOCK: should the path lead to something else by now, opening it does not wait.
   const flags = O_RDWR | exclusive | O_CLOEXEC | O_NONBLOCK;
   const opened = waitOutLeaving(path, () => {
-    const fd = result(libc.open(cString(path), flags, 0));
+    const fd = result(libc.open(cString(path), flags, 0), ERRNO[0]);
     return fd === -EBUSY ? null : fd;
   }) ?? -EBUSY;
   if (opened < 0) throw fail(role, path, errorText(-opened));

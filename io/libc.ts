@@ -87,7 +87,7 @@ function load(): Deno.DynamicLibrary<typeof symbols>["symbols"] {
   }
 }
 
-/** The C library's functions. A negative result means failure: ask `errno()` at once, or use `result()`. */
+/** The C library's functions. A negative result means failure: `result` makes it the error number, negated. */
 export const libc = load();
 
 const arm = Deno.build.arch === "aarch64";
@@ -152,19 +152,17 @@ export const EPROTO = 71;
 export const EOPNOTSUPP = 95;
 export const EINPROGRESS = 115;
 
-/** The calling thread's errno, seen in place: reading it is no call that could change it. */
-const errno_view = new Int32Array(
+/**
+ * The calling thread's errno, seen in place: `ERRNO[0]`. To be read in the expression of the call, or the one after it, with nothing in
+ * between: whatever function is entered meanwhile may let the runtime compile or collect garbage, by calls of its own that set it.
+ */
+export const ERRNO: { readonly 0: number } = new Int32Array(
   Deno.UnsafePointerView.getArrayBuffer(libc.__errno_location()!, 4),
-);
+) as Int32Array & { readonly 0: number };
 
-/** Why the last C call that failed did so. To be read before anything else is called. */
-export function errno(): number {
-  return errno_view[0]!;
-}
-
-/** A C result as the kernel states it: not negative, or the error number negated. */
-export function result(returned: number): number {
-  return returned < 0 ? -errno_view[0]! : returned;
+/** A C result as the kernel states it: not negative, or the error number negated. `result(libc.close(fd), ERRNO[0])`. */
+export function result(returned: number, error: number): number {
+  return returned < 0 ? -error : returned;
 }
 
 /** What an error number says, as C programs print it: `No space left on device`. */

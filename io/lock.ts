@@ -8,7 +8,7 @@
 
 import { CacheError } from "../core/errors.ts";
 import { waitOutLeaving } from "./leaving.ts";
-import { EAGAIN, EINTR, errorText, libc, LOCK_EX, LOCK_NB, result } from "./libc.ts";
+import { EAGAIN, EINTR, ERRNO, errorText, libc, LOCK_EX, LOCK_NB, result } from "./libc.ts";
 
 /**
  * Takes the exclusive lock on an open file, for as long as it is open. A holder that is on its way out is waited for.
@@ -22,7 +22,7 @@ export function tryLock(fd: number, path: string): boolean {
 
 function lockNow(fd: number, path: string): boolean {
   for (;;) {
-    const locked = result(libc.flock(fd, LOCK_EX | LOCK_NB));
+    const locked = result(libc.flock(fd, LOCK_EX | LOCK_NB), ERRNO[0]);
     if (locked === 0) return true;
     if (locked === -EAGAIN) return false;
     if (locked !== -EINTR) throw new CacheError(`${path}: locking it: ${errorText(-locked)}`);

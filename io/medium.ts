@@ -20,7 +20,7 @@ import type { Memory } from "../core/platform.ts";
 import type { Arena } from "./arena.ts";
 import { allocatedBytes, type DeviceFile, reopenPath } from "./files.ts";
 import { type CrcFunction, loadIsal } from "./isal.ts";
-import { EINTR, EOPNOTSUPP, errorText, libc, result, Word } from "./libc.ts";
+import { EINTR, EOPNOTSUPP, ERRNO, errorText, libc, result, Word } from "./libc.ts";
 import { type Libpmem, loadLibpmem, PMEM_F_STREAM } from "./libpmem.ts";
 import { ReceivedSums } from "./received_sums.ts";
 import type { Ring } from "./ring.ts";
@@ -60,7 +60,7 @@ const SEEK_HOLE = 4;
 /** The parts of struct statfs that matter here. */
 function statFileSystem(fd: number): { magic: number; total_bytes: number; free_bytes: number } {
   const bytes = new Uint8Array(STATFS_BYTES);
-  const failed = result(libc.fstatfs(fd, bytes));
+  const failed = result(libc.fstatfs(fd, bytes), ERRNO[0]);
   if (failed !== 0) throw new Error(`fstatfs: ${errorText(-failed)}`);
   const view = new DataView(bytes.buffer);
   const block_bytes = Number(view.getBigUint64(8, true));
@@ -206,6 +206,7 @@ export class Medium implements Memory {
     if (total_bytes > 0 && missing_bytes > free_bytes) throw this.#noSpace();
     const allocated = result(
       libc.fallocate(fd, FALLOC_FL_KEEP_SIZE, 0n, BigInt(this.cache_bytes)),
+      ERRNO[0],
     );
     if (allocated === 0) return;
     if (allocated === -ENOSPC) throw this.#noSpace();
@@ -235,12 +236,15 @@ export class Medium implements Memory {
       return;
     }
     for (let done = 0; done < len_bytes;) {
-      const got = result(libc.pread_into(
-        this.#file.fd,
-        (done === 0 ? into : into.subarray(done)) as Uint8Array<ArrayBuffer>,
-        this.#len_word.set(len_bytes - done),
-        this.#off_word.set(addr + done),
-      ));
+      const got = result(
+        libc.pread_into(
+          this.#file.fd,
+          (done === 0 ? into : into.subarray(done)) as Uint8Array<ArrayBuffer>,
+          this.#len_word.set(len_bytes - done),
+          this.#off_word.set(addr + done),
+        ),
+        ERRNO[0],
+      );
       if (got > 0) done += got;
       else if (got !== -EINTR) throw this.#readFailed(addr + done, got);
     }
@@ -397,7 +401,7 @@ export class Medium implements Memory {
       return;
     }
     for (;;) {
-      const failed = result(libc.fdatasync(this.#file.fd));
+      const failed = result(libc.fdatasync(this.#file.fd), ERRNO[0]);
       if (failed === 0) return;
       if (failed !== -EINTR) {
         throw new CacheError(

@@ -7,6 +7,7 @@ import {
   AF_UNIX,
   EAGAIN,
   EINTR,
+  ERRNO,
   libc,
   MSG_DONTWAIT,
   MSG_NOSIGNAL,
@@ -117,7 +118,7 @@ class Peer {
   #pull(): void {
     const { arena, scratch_addr } = this.rig;
     const address = arena.absolute(scratch_addr);
-    const len = result(libc.recv(this.fd, address, BigInt(SCRATCH_BYTES), MSG_DONTWAIT));
+    const len = result(libc.recv(this.fd, address, BigInt(SCRATCH_BYTES), MSG_DONTWAIT), ERRNO[0]);
     if (len <= 0) return;
     const grown = new Uint8Array(this.#got.length + len);
     grown.set(this.#got);
@@ -136,7 +137,7 @@ class Peer {
       iovecs.add(scratch_addr, part.length);
       iovecs.seal();
       const address = arena.absolute(iovecs.msghdr_addr);
-      const sent = result(libc.sendmsg(this.fd, address, MSG_DONTWAIT | MSG_NOSIGNAL));
+      const sent = result(libc.sendmsg(this.fd, address, MSG_DONTWAIT | MSG_NOSIGNAL), ERRNO[0]);
       at += Math.max(0, sent);
       return at === bytes.length || sent === -EPIPE || sent === -ECONNRESET;
     });

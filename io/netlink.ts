@@ -5,7 +5,7 @@
  */
 
 import { CacheError } from "../core/errors.ts";
-import { EINTR, errorText, libc, result, SOCK_CLOEXEC, SOL_SOCKET } from "./libc.ts";
+import { EINTR, ERRNO, errorText, libc, result, SOCK_CLOEXEC, SOL_SOCKET } from "./libc.ts";
 import {
   type Attribute,
   type Attributes,
@@ -51,7 +51,7 @@ export class Netlink implements NetlinkPort, Disposable {
 
   /** @throws {CacheError} There is no netlink here. */
   constructor() {
-    this.#fd = result(libc.socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_GENERIC));
+    this.#fd = result(libc.socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_GENERIC), ERRNO[0]);
     if (this.#fd < 0) throw new CacheError(`netlink: ${errorText(-this.#fd)}`);
     const limit = new Uint8Array(new BigInt64Array([ANSWER_S, 0n]).buffer);
     libc.setsockopt(this.#fd, SOL_SOCKET, SO_RCVTIMEO, limit, limit.length);
@@ -77,7 +77,7 @@ export class Netlink implements NetlinkPort, Disposable {
   call(family: number, command: number, attributes: readonly Attribute[]): Outcome {
     const seq = ++this.#seq;
     const message = request(family, command, seq, attributes);
-    const sent = result(libc.send(this.#fd, message, BigInt(message.length), 0));
+    const sent = result(libc.send(this.#fd, message, BigInt(message.length), 0), ERRNO[0]);
     if (sent < 0) throw new CacheError(`netlink: asking: ${errorText(-sent)}`);
     const replies: Attributes[] = [];
     for (;;) {
@@ -92,7 +92,7 @@ export class Netlink implements NetlinkPort, Disposable {
   #receive() {
     let got = -EINTR;
     while (got === -EINTR) {
-      got = result(libc.recv_into(this.#fd, this.#answer, BigInt(ANSWER_BYTES), 0));
+      got = result(libc.recv_into(this.#fd, this.#answer, BigInt(ANSWER_BYTES), 0), ERRNO[0]);
     }
     if (got < 0) throw new CacheError(`netlink: the answer: ${errorText(-got)}`);
     return readingAnswer(() => parseMessages(this.#answer.subarray(0, got)));

@@ -13,7 +13,7 @@ import type { Arena } from "./arena.ts";
 import {
   EAGAIN,
   EINTR,
-  errno,
+  ERRNO,
   errorText,
   F_GETFL,
   F_SETFL,
@@ -206,11 +206,14 @@ export class PollRing implements Ring {
       this.#pollfds[2 * i] = this.#fd[place]!;
       this.#pollfds[2 * i + 1] = this.#eventsOf(place);
     }
-    const ready = result(libc.poll(
-      this.#arena.absolute(this.#pollfds_addr),
-      this.#len_word.set(count),
-      timeout_ms >= MAX_TIMEOUT_MS ? -1 : Math.ceil(timeout_ms),
-    ));
+    const ready = result(
+      libc.poll(
+        this.#arena.absolute(this.#pollfds_addr),
+        this.#len_word.set(count),
+        timeout_ms >= MAX_TIMEOUT_MS ? -1 : Math.ceil(timeout_ms),
+      ),
+      ERRNO[0],
+    );
     if (ready < 0 && ready !== -EINTR) throw new Error(`poll: ${errorText(-ready)}`);
     if (ready <= 0) return;
     // Backwards: a finished request's place in the list is taken by the last one, which has had its turn.
@@ -241,15 +244,18 @@ export class PollRing implements Ring {
     const fd = this.#fd[place]!, addr = this.#addr[place]!;
     switch (this.#op[place]!) {
       case OP_ACCEPT:
-        return result(libc.accept4(fd, 0n, 0n, SOCK_CLOEXEC));
+        return result(libc.accept4(fd, 0n, 0n, SOCK_CLOEXEC), ERRNO[0]);
       case OP_RECV: {
         const len = this.#len_word.set(this.#len[place]!);
-        return result(libc.recv(fd, this.#arena.absolute(addr), len, MSG_DONTWAIT));
+        return result(libc.recv(fd, this.#arena.absolute(addr), len, MSG_DONTWAIT), ERRNO[0]);
       }
       case OP_RECVMSG:
-        return result(libc.recvmsg(fd, this.#arena.absolute(addr), MSG_DONTWAIT));
+        return result(libc.recvmsg(fd, this.#arena.absolute(addr), MSG_DONTWAIT), ERRNO[0]);
       default:
-        return result(libc.sendmsg(fd, this.#arena.absolute(addr), MSG_DONTWAIT | MSG_NOSIGNAL));
+        return result(
+          libc.sendmsg(fd, this.#arena.absolute(addr), MSG_DONTWAIT | MSG_NOSIGNAL),
+          ERRNO[0],
+        );
     }
   }
 
@@ -270,7 +276,8 @@ export class PollRing implements Ring {
           off,
         )
         : libc.pwritev(fd, this.#arena.absolute(this.#addr[place]!), this.#len[place]!, off);
-      if (outcome >= 0 || errno() !== EINTR) return result(outcome);
+      const error = ERRNO[0];
+      if (outcome >= 0 || error !== EINTR) return result(outcome, error);
     }
   }
 }

@@ -12,6 +12,7 @@ import {
   AF_UNIX,
   cString,
   EINPROGRESS,
+  ERRNO,
   errorText,
   F_GETFL,
   F_SETFD,
@@ -81,9 +82,9 @@ export function listenUnix(path: string): number {
   const address = unixAddress(path);
   const fd = open(AF_UNIX, path);
   try {
-    check(libc.bind(fd, address, address.length), `socket ${path}`);
+    check(libc.bind(fd, address, address.length), ERRNO[0], `socket ${path}`);
     Deno.chmodSync(path, PRIVATE_MODE);
-    check(libc.listen(fd, BACKLOG), `socket ${path}`);
+    check(libc.listen(fd, BACKLOG), ERRNO[0], `socket ${path}`);
     return fd;
   } catch (error) {
     libc.close(fd);
@@ -111,8 +112,8 @@ export function listenTcp(host: string, port: number): TcpListener {
   try {
     setOption(fd, SOL_SOCKET, SO_REUSEADDR);
     if (family === AF_INET6) setOption(fd, IPPROTO_IPV6, IPV6_V6ONLY);
-    check(libc.bind(fd, address, address.length), what);
-    check(libc.listen(fd, BACKLOG), what);
+    check(libc.bind(fd, address, address.length), ERRNO[0], what);
+    check(libc.listen(fd, BACKLOG), ERRNO[0], what);
     return { fd, host: literal, port: localPort(fd, what) };
   } catch (error) {
     libc.close(fd);
@@ -177,12 +178,12 @@ export function tcpAddresses(host: string, port: number): Uint8Array<ArrayBuffer
  */
 export function startConnect(address: Uint8Array<ArrayBuffer>): number {
   const family = new DataView(address.buffer).getUint16(0, true);
-  const fd = result(libc.socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const fd = result(libc.socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0), ERRNO[0]);
   if (fd < 0) return fd;
   if (family !== AF_UNIX) keepAlive(fd);
   const flags = libc.fcntl(fd, F_GETFL, 0);
   libc.fcntl(fd, F_SETFL, flags | O_NONBLOCK);
-  const outcome = result(libc.connect(fd, address, address.length));
+  const outcome = result(libc.connect(fd, address, address.length), ERRNO[0]);
   libc.fcntl(fd, F_SETFL, flags);
   if (outcome === 0 || outcome === -EINPROGRESS) return fd;
   libc.close(fd);
@@ -206,7 +207,7 @@ export function keepAlive(fd: number): void {
  * negated: EAGAIN when there is no room.
  */
 export function sendNow(fd: number, msghdr: bigint): number {
-  return result(libc.sendmsg(fd, msghdr, MSG_DONTWAIT | MSG_NOSIGNAL));
+  return result(libc.sendmsg(fd, msghdr, MSG_DONTWAIT | MSG_NOSIGNAL), ERRNO[0]);
 }
 
 /** Whether an address, or "localhost", is reached from this machine alone. */
@@ -247,7 +248,7 @@ export function adoptListener(fd: number): AdoptedListener {
   }
   const address = new Uint8Array(2 + UNIX_PATH_BYTES);
   const len = new Uint32Array([address.length]);
-  check(libc.getsockname(fd, address, new Uint8Array(len.buffer)), what);
+  check(libc.getsockname(fd, address, new Uint8Array(len.buffer)), ERRNO[0], what);
   libc.fcntl(fd, F_SETFD, FD_CLOEXEC);
   setBlocking(fd);
   const view = new DataView(address.buffer);
@@ -275,7 +276,7 @@ function option(fd: number, name: number, what: string): number {
   const value = new Int32Array(1);
   const len = new Uint32Array([4]);
   const [value_bytes, len_bytes] = [new Uint8Array(value.buffer), new Uint8Array(len.buffer)];
-  check(libc.getsockopt(fd, SOL_SOCKET, name, value_bytes, len_bytes), what);
+  check(libc.getsockopt(fd, SOL_SOCKET, name, value_bytes, len_bytes), ERRNO[0], what);
   return value[0]!;
 }
 
@@ -305,7 +306,11 @@ const POLLED = new Uint8Array(8);
 export function socketPair(): [number, number] {
   const fds = new Int32Array(2);
   const bytes = new Uint8Array(fds.buffer);
-  check(libc.socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, bytes), "a pair of sockets");
+  check(
+    libc.socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, bytes),
+    ERRNO[0],
+    "a pair of sockets",
+  );
   return [fds[0]!, fds[1]!];
 }
 
@@ -356,12 +361,12 @@ function groups(text: string): number[] {
 function localPort(fd: number, what: string): number {
   const address = new Uint8Array(INET6_ADDRESS_BYTES);
   const len = new Uint32Array([address.length]);
-  check(libc.getsockname(fd, address, new Uint8Array(len.buffer)), what);
+  check(libc.getsockname(fd, address, new Uint8Array(len.buffer)), ERRNO[0], what);
   return new DataView(address.buffer).getUint16(2);
 }
 
 function open(family: number, what: string): number {
-  return check(libc.socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0), what);
+  return check(libc.socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0), ERRNO[0], what);
 }
 
 function setOption(fd: number, level: number, option: number, value = 1): void {
@@ -369,8 +374,8 @@ function setOption(fd: number, level: number, option: number, value = 1): void {
   libc.setsockopt(fd, level, option, bytes, bytes.length);
 }
 
-function check(returned: number, what: string): number {
-  const value = result(returned);
+function check(returned: number, error: number, what: string): number {
+  const value = result(returned, error);
   if (value < 0) throw new CacheError(`${what}: ${errorText(-value)}`);
   return value;
 }

@@ -9,7 +9,7 @@
 import { CacheError } from "../core/errors.ts";
 import { STAGED_KEYS } from "../core/log.ts";
 import { Staging } from "../core/staging.ts";
-import { cString, errno, errorText, libc, O_CLOEXEC, O_RDWR, result } from "./libc.ts";
+import { cString, ERRNO, errorText, libc, O_CLOEXEC, O_RDWR, result } from "./libc.ts";
 
 const FILE_BYTES = Staging.bytesFor(STAGED_KEYS);
 const O_CREAT = 0o100;
@@ -31,12 +31,12 @@ export interface StagedFile {
  */
 export function mapStagedFile(path: string, is_left: boolean): StagedFile {
   const flags = O_RDWR | O_CLOEXEC | (is_left ? 0 : O_CREAT | O_TRUNC);
-  const fd = result(libc.open(cString(path), flags, FILE_MODE));
+  const fd = result(libc.open(cString(path), flags, FILE_MODE), ERRNO[0]);
   if (fd < 0) throw failed(path, -fd);
   try {
     if (is_left) checkSize(path);
     // A hole that cannot be filled later would kill the process.
-    else check(path, result(libc.fallocate(fd, 0, 0n, BigInt(FILE_BYTES))));
+    else check(path, result(libc.fallocate(fd, 0, 0n, BigInt(FILE_BYTES)), ERRNO[0]));
     return map(path, fd);
   } finally {
     libc.close(fd);
@@ -46,7 +46,7 @@ export function mapStagedFile(path: string, is_left: boolean): StagedFile {
 function map(path: string, fd: number): StagedFile {
   const len = BigInt(FILE_BYTES);
   const pointer = libc.mmap(0n, len, PROT_READ_WRITE, MAP_SHARED, fd, 0n);
-  const error = errno();
+  const error = ERRNO[0];
   const address = BigInt(Deno.UnsafePointer.value(pointer));
   if (BigInt.asIntN(64, address) === -1n) throw failed(path, error);
   const buffer = Deno.UnsafePointerView.getArrayBuffer(pointer!, FILE_BYTES);

@@ -17,7 +17,7 @@ import {
   EAGAIN,
   EINTR,
   EOPNOTSUPP,
-  errno,
+  ERRNO,
   errorText,
   ETIME,
   libc,
@@ -118,8 +118,9 @@ const MAX_POLLS = 40;
 export function mapRing(fd: number, len_bytes: number, off: bigint): ArrayBuffer {
   const flags = MAP_SHARED_POPULATE;
   const pointer = libc.mmap(0n, BigInt(len_bytes), PROT_READ_WRITE, flags, fd, off);
+  const error = ERRNO[0];
   const address = BigInt.asIntN(64, BigInt(Deno.UnsafePointer.value(pointer)));
-  if (address === -1n) throw new Error(`io_uring: mapping its rings: ${errorText(errno())}`);
+  if (address === -1n) throw new Error(`io_uring: mapping its rings: ${errorText(error)}`);
   return Deno.UnsafePointerView.getArrayBuffer(pointer!, len_bytes);
 }
 
@@ -156,6 +157,8 @@ export class UringRing implements Ring {
   /** Requests written but not handed over, and all whose place in the completion ring is spoken for. */
   #queued = 0;
   #under_way = 0;
+  /** Waits in a row that have failed, with errors that do not pass. */
+  #failures = 0;
   /** How often to ask before sleeping; 0 where the last sleeps were long. */
   #polls = 0;
   readonly #arg_addr: number;
@@ -173,7 +176,10 @@ export class UringRing implements Ring {
       params.fill(0);
       params[P_CQ_ENTRIES] = entries * CQ_FACTOR;
       params[P_FLAGS] = flags;
-      fd = result(libc.io_uring_setup(SYS_IO_URING_SETUP, entries, arena.absolute(params_addr)));
+      fd = result(
+        libc.io_uring_setup(SYS_IO_URING_SETUP, entries, arena.absolute(params_addr)),
+        ERRNO[0],
+      );
       if (fd !== -EINVAL) break;
     }
     if (fd < 0) return -fd;
@@ -300,8 +306,10 @@ export class UringRing implements Ring {
     if (ready && this.#queued === 0) return;
     const error = sleep ? this.#sleep(timeout_ms) : this.#enter(0);
     // EAGAIN: no memory for a request now; it stays queued and the next turn tries again.
-    if (error === 0 || error === ETIME || error === EINTR || error === EAGAIN) return;
-    throw new Error(`io_uring_enter: ${errorText(error)}`);
+    if (error === 0 || error === ETIME || error === EINTR || error === EAGAIN) this.#failures = 0;
+    // Once in a thousand test runs a wait ended with ENOENT, which the call does not know: errno was somebody else's. A ring that is
+    // broken fails again, and one device's life is worth the tries.
+    else if (++this.#failures === MAX_TRIES) throw new Error(`io_uring_enter: ${errorText(error)}`);
   }
 
   next(): boolean {
@@ -389,7 +397,7 @@ export class UringRing implements Ring {
   #makeRoom(): void {
     for (let tries = 0; this.#queued === this.#sq_entries; tries++) {
       const error = this.#enter(0);
-      if (error !== 0 && (error !== EAGAIN && error !== EINTR || tries === MAX_TRIES)) {
+      if (error !== 0 && tries === MAX_TRIES) {
         throw new Error(`io_uring_enter: ${errorText(error)}`);
       }
     }
@@ -414,7 +422,8 @@ export class UringRing implements Ring {
         timed ? this.#arena.absolute(this.#arg_addr) : 0n,
         timed ? ARG_SIZE : 0n,
       );
-      if (handed_over < 0) return errno();
+      const error = ERRNO[0];
+      if (handed_over < 0) return error;
       this.#queued -= handed_over;
       // Fewer than asked: a request was refused and has its completion, and the kernel did not go on to the others.
       if (this.#queued === 0 || handed_over === 0) return 0;

@@ -7,6 +7,7 @@
 import {
   AF_INET,
   AF_INET6,
+  ERRNO,
   IPPROTO_IPV6,
   IPV6_V6ONLY,
   libc,
@@ -44,11 +45,11 @@ export function heldPort(rig: Rig): number {
 function bound(host: string, port: number): number {
   const address = socketAddress(host, port)!;
   const family = new DataView(address.buffer).getUint16(0, true);
-  const fd = result(libc.socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const fd = result(libc.socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0), ERRNO[0]);
   if (fd < 0) throw new Error(`socket: error ${-fd}`);
   if (family === AF_INET6) setOption(fd, IPPROTO_IPV6, IPV6_V6ONLY);
   setOption(fd, SOL_SOCKET, SO_REUSEADDR);
-  const outcome = result(libc.bind(fd, address, address.length));
+  const outcome = result(libc.bind(fd, address, address.length), ERRNO[0]);
   if (outcome === 0) return fd;
   libc.close(fd);
   if (family === AF_INET) throw new Error(`bind to ${host}:${port}: error ${-outcome}`);
@@ -57,14 +58,14 @@ function bound(host: string, port: number): number {
 
 function setOption(fd: number, level: number, option: number): void {
   const one = new Uint8Array(new Int32Array([1]).buffer);
-  const outcome = result(libc.setsockopt(fd, level, option, one, one.length));
+  const outcome = result(libc.setsockopt(fd, level, option, one, one.length), ERRNO[0]);
   if (outcome !== 0) throw new Error(`setsockopt ${option}: error ${-outcome}`);
 }
 
 function portOf(fd: number): number {
   const address = socketAddress("127.0.0.1", 0)!;
   const len = new Uint8Array(new Uint32Array([address.length]).buffer);
-  const outcome = result(libc.getsockname(fd, address, len));
+  const outcome = result(libc.getsockname(fd, address, len), ERRNO[0]);
   if (outcome !== 0) throw new Error(`getsockname: error ${-outcome}`);
   return new DataView(address.buffer).getUint16(2);
 }

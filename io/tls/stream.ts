@@ -22,6 +22,7 @@ import {
   cString,
   EAGAIN,
   EPROTO,
+  ERRNO,
   F_GETFL,
   F_SETFL,
   libc,
@@ -317,7 +318,7 @@ export class TlsStream {
 /** A descriptor that is always readable: a poll of it ends at once. */
 function readyFd(): number {
   if (ready_fd < 0) {
-    ready_fd = result(libc.open(cString("/dev/null"), O_RDONLY | O_CLOEXEC, 0));
+    ready_fd = result(libc.open(cString("/dev/null"), O_RDONLY | O_CLOEXEC, 0), ERRNO[0]);
     assert(ready_fd >= 0, "tls: /dev/null is there");
   }
   return ready_fd;

@@ -7,7 +7,7 @@
 
 import { assert } from "../../core/assert.ts";
 import type { Arena } from "../arena.ts";
-import { EINTR, errno, errorText, libc, result } from "../libc.ts";
+import { EINTR, ERRNO, errorText, libc, result } from "../libc.ts";
 import {
   ENTER_GETEVENTS,
   mapRing,
@@ -52,7 +52,7 @@ export class CommandRing implements Disposable {
     const params = arena.words(addr, PARAMS_BYTES);
     params.fill(0);
     params[P_FLAGS] = SETUP_SQE128;
-    const fd = result(libc.io_uring_setup(SYS_IO_URING_SETUP, 1, arena.absolute(addr)));
+    const fd = result(libc.io_uring_setup(SYS_IO_URING_SETUP, 1, arena.absolute(addr)), ERRNO[0]);
     return fd < 0 ? -fd : new CommandRing(fd, params);
   }
 
@@ -121,8 +121,8 @@ export class CommandRing implements Disposable {
         0n,
         0n,
       );
+      const error = ERRNO[0];
       if (done >= 0) return;
-      const error = errno();
       if (error !== EINTR) throw new Error(`ublk: io_uring_enter: ${errorText(error)}`);
     }
   }

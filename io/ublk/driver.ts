@@ -5,7 +5,7 @@
  */
 
 import type { Arena } from "../arena.ts";
-import { cString, errorText, libc, O_CLOEXEC, O_RDWR, result } from "../libc.ts";
+import { cString, ERRNO, errorText, libc, O_CLOEXEC, O_RDWR, result } from "../libc.ts";
 import { CommandRing } from "./command_ring.ts";
 import { pause } from "../pause.ts";
 import * as ublk from "./protocol.ts";
@@ -32,7 +32,7 @@ export class UblkDriver implements Disposable {
 
   /** The driver, or why it cannot be used. */
   static open(arena: Arena): UblkDriver | string {
-    const fd = result(libc.open(cString(ublk.CONTROL_PATH), O_RDWR | O_CLOEXEC, 0));
+    const fd = result(libc.open(cString(ublk.CONTROL_PATH), O_RDWR | O_CLOEXEC, 0), ERRNO[0]);
     if (fd < 0) {
       const hint = -fd === ENOENT ? " (modprobe ublk_drv; Linux 6.5 or newer)" : "";
       return `${ublk.CONTROL_PATH}: ${errorText(-fd)}${hint}`;

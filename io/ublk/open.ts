@@ -7,7 +7,7 @@
 import { CacheError } from "../../core/errors.ts";
 import { Arena } from "../arena.ts";
 import { BUSY, type TableConfig } from "../control_protocol.ts";
-import { cString, EBUSY, libc, O_CLOEXEC, O_EXCL, O_NONBLOCK, result } from "../libc.ts";
+import { cString, EBUSY, ERRNO, libc, O_CLOEXEC, O_EXCL, O_NONBLOCK, result } from "../libc.ts";
 import { checkTable, NodeRecord, type RecordHome, type UblkRecord } from "../node_record.ts";
 import { pause } from "../pause.ts";
 import type { Ring } from "../ring.ts";
@@ -150,7 +150,7 @@ function isOpen(driver: UblkDriver, left: UblkRecord): boolean {
     return driver.call(CMD_TRY_STOP_DEV, left.dev_id) === -EBUSY;
   }
   const path = blockPath(left.dev_id);
-  const fd = result(libc.open(cString(path), O_EXCL | O_NONBLOCK | O_CLOEXEC, 0));
+  const fd = result(libc.open(cString(path), O_EXCL | O_NONBLOCK | O_CLOEXEC, 0), ERRNO[0]);
   if (fd >= 0) libc.close(fd);
   return fd === -EBUSY;
 }

@@ -9,7 +9,7 @@ import {
   cString,
   EBUSY,
   EOPNOTSUPP,
-  errno,
+  ERRNO,
   errorText,
   libc,
   O_CLOEXEC,
@@ -176,7 +176,7 @@ export class Target {
     this.descriptors = Array.from({ length: this.queues }, (_, queue) => {
       const off = BigInt(queue * ublk.QUEUE_STRIDE_BYTES);
       const pointer = libc.mmap(0n, BigInt(bytes), PROT_READ, MAP_SHARED_POPULATE, this.fd, off);
-      const error = errno();
+      const error = ERRNO[0];
       if (BigInt.asIntN(64, BigInt(Deno.UnsafePointer.value(pointer))) === -1n) {
         throw new CacheError(`ublk: mapping a queue: ${errorText(error)}`);
       }
@@ -285,7 +285,7 @@ function openNode(path: string): number {
   let fd = -EINVAL;
   for (let tries = 0; tries < NODE_TRIES; tries++) {
     if (tries > 0) pause(NODE_PAUSE_MS);
-    fd = result(libc.open(cString(path), O_RDWR | O_CLOEXEC | O_NONBLOCK, 0));
+    fd = result(libc.open(cString(path), O_RDWR | O_CLOEXEC | O_NONBLOCK, 0), ERRNO[0]);
     if (fd !== -ENOENT && fd !== -EACCES) break;
   }
   if (fd < 0) throw new CacheError(`ublk: ${path}: ${errorText(-fd)}`);

@@ -5,7 +5,16 @@
  */
 
 import { Arena } from "../../io/arena.ts";
-import { errno, libc, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR, Word } from "../../io/libc.ts";
+import {
+  EAGAIN,
+  ERRNO,
+  libc,
+  MSG_DONTWAIT,
+  MSG_NOSIGNAL,
+  result,
+  SHUT_WR,
+  Word,
+} from "../../io/libc.ts";
 import { ByteQueue, FakeEngine, Random } from "../../io/nbd/fakes.ts";
 import { type Client, clientOn, type RigOptions, SERVED } from "../../io/nbd/rig.ts";
 import { NbdServer } from "../../io/nbd/server.ts";
@@ -64,16 +73,22 @@ export class RealSocket {
     const count = Math.min(inbox.length, CHUNK_BYTES);
     this.#chunk.set(inbox.peek(count));
     const len = this.#len.set(count);
-    const sent = c.send(this.fd, this.#chunk, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    const sent = result(
+      c.send(this.fd, this.#chunk, len, MSG_DONTWAIT | MSG_NOSIGNAL),
+      ERRNO[0],
+    );
     // Nobody reads any more: whatever else is said is lost.
-    inbox.drop(sent > 0 ? sent : isWait() ? 0 : inbox.length);
+    inbox.drop(sent > 0 ? sent : sent === -EAGAIN ? 0 : inbox.length);
     return sent > 0;
   }
 
   #receive(): boolean {
     if (this.stuck) return false;
-    const got = c.recv(this.fd, this.#chunk, this.#len.set(CHUNK_BYTES), MSG_DONTWAIT);
-    if (got < 0 && isWait()) return false;
+    const got = result(
+      c.recv(this.fd, this.#chunk, this.#len.set(CHUNK_BYTES), MSG_DONTWAIT),
+      ERRNO[0],
+    );
+    if (got === -EAGAIN) return false;
     if (got > 0) {
       this.outbox.push(this.#chunk.subarray(0, got));
       return true;
@@ -81,12 +96,6 @@ export class RealSocket {
     libc.close(this.fd);
     return this.closed = true;
   }
-}
-
-const EAGAIN = 11;
-
-function isWait(): boolean {
-  return errno() === EAGAIN;
 }
 
 /** What a `Rig` is, over a ring of the kernel's. */
