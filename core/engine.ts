@@ -607,7 +607,7 @@ export class Engine {
     state.arounds.is_announced = state.cache.info.mode === AROUND_NUMBER &&
       state.barriers.isDone(this.#info_barrier);
     any = this.#flushes.step() || any;
-    any = this.#writeback.step(is_starved) || any;
+    any = this.#writeback.step(is_starved, this.#gc.is_held_up) || any;
     if (state.is_closing) state.backing_flushes.want(state.arounds.flush);
     any = state.backing_flushes.step() || any;
     const { durable_seg, durable_off } = this.#writeback;

@@ -3,16 +3,18 @@
  *
  * - `fifo`: they are dropped, oldest first.
  * - `reinsert`: in the manner of S3-FIFO. What comes in is young, and goes unless it was accessed twice by the time it is old enough
- *   (`youth.ts`); else its bytes are copied to a main part of the cache, which has a data head of its own. There it stays for as long as it is
- *   read again before its segment's turn comes. So what a scan brought goes early, and what is read again and again stays.
+ *   (`youth.ts`), or once while the main part is not full yet; else its bytes are copied to that part, which has a data head of its own. There
+ *   they stay for as long as they are read again before their segment's turn comes. So what a scan brought goes early, and what is read again
+ *   and again stays.
  *
  * The log is in the order of writing and GC must take it from its old end, but bytes may stay where they are: a key whose segment
  * stays is logged again at the head, same place, same generation. So GC goes round the log, over all keys, and picks the segments to be
  * emptied by age and kind.
  *
- * What GC drops has left a ghost; new bytes of a range that has one count as accessed twice. What is overwritten hands its hits on. Hits are
- * counted in two bits of the index that nothing else uses. Nothing of this is stored with the cache: the policy writes keys like any
- * other, and after a start everything is old and young at once.
+ * What GC drops has left a ghost; new bytes of a range that has one count as accessed twice. What is overwritten hands its hits on, and what
+ * moves to the main part keeps those beyond the two: so what is written over and over is as hot there as what is read. Hits are counted in two
+ * bits of the index that nothing else uses. Nothing of this is stored with the cache: the policy writes keys like any other, and after a start
+ * everything is old and young at once.
  *
  * Invariants:
  * - a whole turn of the log that has given no segment back is the last in which anything is kept, until one is given back;
@@ -43,9 +45,11 @@ const YOUNG_PART = 0.05;
 /** ... and what is not for the main part is theirs and the log's. */
 const MAIN_PART = 0.88;
 /** A main segment of which less is left than this part is emptied first. */
-const SPARSE_PART = 0.85;
-/** Hits that let young bytes stay. */
+const SPARSE_PART = 0.88;
+/** Hits that let young bytes stay, and that they have used up then. */
 const STAYS_FROM = 2;
+/** Hits that let them stay while the main part is not full. */
+const STAYS_WITH_ROOM_FROM = 1;
 /** Most sectors copied in a turn of the loop: 1 MiB, some hundred microseconds. */
 const TURN_SECTORS = 2048;
 /** Most keys logged again in a turn of the loop: some hundred microseconds, too. */
@@ -67,6 +71,8 @@ export class Keeper {
   #is_long = false;
   /** Young segments that began so many sectors ago, or more, are to be emptied. */
   #old_from = 0;
+  /** Hits that let them stay. */
+  #stays_from = STAYS_FROM;
 
   constructor(state: EngineState) {
     const { cache, memory, segments } = state;
@@ -101,6 +107,8 @@ export class Keeper {
     this.#old_from = this.#is_long ? 0 : Math.max(this.#data_sectors, least);
     const part = this.#is_long ? 0 : Math.floor(most_segments * MAIN_PART) - segments.log_count;
     const most = Math.max(1, part); // its data head's
+    // A segment to spare: where the main part is kept full it has one less at times.
+    this.#stays_from = segments.main_count < most - 1 ? STAYS_WITH_ROOM_FROM : STAYS_FROM;
     while (segments.main_count > most && this.#emptyOne());
   }
 
@@ -163,8 +171,9 @@ export class Keeper {
       if (hits > 0) this.#copy(sector, sectors, seg, place, hits - 1);
     } else if (space.taken_total - segments.born[seg]! < this.#old_from) {
       this.#relog(sector, sectors, seg, place);
-    } else if (hits >= STAYS_FROM) this.#copy(sector, sectors, seg, place, 0);
-    else heat!.leaves(sector, sectors);
+    } else if (hits >= this.#stays_from) {
+      this.#copy(sector, sectors, seg, place, Math.max(0, hits - STAYS_FROM));
+    } else heat!.leaves(sector, sectors);
   }
 
   /** Logs a key for bytes that stay where they are. */

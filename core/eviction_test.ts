@@ -2,6 +2,7 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { content, HandDevice } from "../tests/hand_device.ts";
+import { MAIN } from "./segments.ts";
 
 const KIB = 1024;
 const BLOCK = 16 * KIB;
@@ -59,6 +60,37 @@ for (const data_crc of [false, true]) {
     assertEquals(device.engine.counters.carried_bytes, carried_bytes);
   });
 }
+
+Deno.test("what moves to the main part keeps the hits beyond those that it needed", () => {
+  const device = makeDevice();
+  const { index, segments } = device.engine;
+  scan(device, 140); // GC has given space back before
+  const hitsInMain = (hot: number) => {
+    const extent = index.holds(hot * BLOCK / 512);
+    return extent >= 0 && segments.part(index.segment(extent)) === MAIN ? index.hits(extent) : -1;
+  };
+  for (const [hot, touches] of [[1, 1], [2, 2], [3, 3], [4, 9]] as const) {
+    for (let n = 0; n <= touches; n++) read(device, hot);
+  }
+  for (let n = 0; n < 400 && hitsInMain(4) < 0; n++) scan(device, 1);
+  assertEquals(
+    [1, 2, 3, 4].map(hitsInMain),
+    [0, 0, 1, 1],
+    "one touch is enough while there is room",
+  );
+});
+
+Deno.test("GC does not wait for a pause of the requests: the cache holds little more than it may", () => {
+  const device = makeDevice();
+  let most_held = 0;
+  for (let n = 0; n < 400; n++) {
+    device.now_ms += 150; // five seconds bring eight segments
+    assertEquals(device.read((n * 64 % 8192) * KIB, 64 * KIB).errno, 0);
+    device.settle();
+    if (n > 50) most_held = Math.max(most_held, device.engine.segments.held);
+  }
+  assert(most_held <= 11, `${most_held} segments`);
+});
 
 Deno.test("when everything is hot, GC still gives space back", () => {
   const device = makeDevice();

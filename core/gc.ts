@@ -26,6 +26,7 @@ export class Gc {
   readonly #keeper: Keeper;
   /** GC goes on in the next turn of the loop: this one has kept enough. */
   #is_cut_short = false;
+  #is_held_up = false;
   readonly #reader: LogReader;
   /** Keys that the round under way gives up, by segment, and which segments have any. */
   readonly #dropped: Uint32Array;
@@ -72,6 +73,11 @@ export class Gc {
     return this.#is_cut_short;
   }
 
+  /** Whether it keeps what is to stay, and has gone over all that it may: write-back has to pass more of the log. */
+  get is_held_up(): boolean {
+    return this.#is_held_up;
+  }
+
   get is_busy(): boolean {
     return this.#tail_barrier > 0 || this.#free_barrier > 0;
   }
@@ -87,6 +93,7 @@ export class Gc {
     dirty_off: number,
   ): boolean {
     const freed = this.#free();
+    this.#is_held_up = false;
     if (this.#tail_barrier > 0) {
       if (!this.#state.barriers.isDone(this.#tail_barrier)) return freed;
       this.#tail_barrier = 0;
@@ -173,6 +180,7 @@ export class Gc {
     const { key_tail } = this.#state.cache;
     if (reader.seg === key_tail.seg && reader.off === key_tail.off) {
       this.#state.wants_space = false; // there is nothing to be had
+      this.#is_held_up = keeps;
       return false;
     }
     this.#state.counters.gc_ksets += ksets;

@@ -247,11 +247,14 @@ export class WriteBack {
     this.#allowed_at_ms = from_ms + (1000 * len_bytes) / writeback_bytes_per_s;
   }
 
-  /** Takes the batch as far as it goes. Returns whether anything changed. */
-  step(is_starved: boolean): boolean {
+  /**
+   * Takes the batch as far as it goes. `is_starved`: requests wait for space; `is_awaited`: GC waits for the dirty tail. Returns whether
+   * anything changed.
+   */
+  step(is_starved: boolean, is_awaited: boolean): boolean {
     switch (this.#stage) {
       case IDLE:
-        return this.#begin(is_starved);
+        return this.#begin(is_starved, is_awaited);
       case WRITING:
         return this.#write(is_starved);
       case HOLDING:
@@ -282,11 +285,12 @@ export class WriteBack {
     return this.#reader.seg !== log.head_seg || this.#reader.off !== log.head_off;
   }
 
-  #begin(is_starved: boolean): boolean {
+  #begin(is_starved: boolean, is_awaited: boolean): boolean {
     const { now_ms, is_closing, is_draining, barriers, segments, through } = this.#state;
     if (is_closing || barriers.has_failed || !this.#hasMore()) return false;
     if (now_ms < this.#retry_at_ms || !this.#mayWrite(is_starved)) return false;
-    const is_urgent = is_starved || is_draining || this.#was_full || through.is_prompt ||
+    const is_urgent = is_starved || is_awaited || is_draining || this.#was_full ||
+      through.is_prompt ||
       segments.free_for_data === 0 || this.#isDirty(MAX_DIRTY_PART);
     // `dueMs` says the same; a number that it returned would be an object to V8.
     const { last_request_ms, requests } = this.#state;
