@@ -7,7 +7,7 @@
  * @module
  */
 
-import { scatter } from "./youth.ts";
+import { scatter } from "./scatter.ts";
 
 /** Sectors of a block: 4 KiB. */
 const BLOCK_SECTORS = 8;

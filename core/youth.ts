@@ -9,6 +9,7 @@
  * @module
  */
 
+import { scatter } from "./scatter.ts";
 import { ShadowCache } from "./shadow_cache.ts";
 
 /** Sectors of a block of the shadows: 4 KiB. */
@@ -74,11 +75,4 @@ export class Youth {
     if (this.#is_long) this.#is_long = this.#short_hits <= this.#long_hits * LEAD + 1;
     else this.#is_long = this.#long_hits > this.#short_hits * LEAD + 1;
   }
-}
-
-/** A hash of 32 bits, as a signed number. */
-export function scatter(value: number): number {
-  let mixed = Math.imul(value | 0, 0x9e3779b1);
-  mixed = Math.imul(mixed ^ (mixed >>> 15), 0x85ebca6b);
-  return mixed ^ (mixed >>> 13);
 }
