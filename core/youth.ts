@@ -25,6 +25,9 @@ const SHORT_PART = 0.1;
 const MEMORY = 4;
 /** So much more must the other way hit to be followed. */
 const LEAD = 1.2;
+/** The two ways. */
+const SHORT = 0;
+const LONG = 1;
 
 export class Youth {
   readonly #short: ShadowCache;
@@ -32,8 +35,8 @@ export class Youth {
   /** A region is sampled if these bits of its hash are zero. */
   readonly #mask: number;
   readonly #decay: number;
-  #short_hits = 0;
-  #long_hits = 0;
+  /** Of the short way and of the long one, the older the less. In an array: a fraction in a field is a new object each time. */
+  readonly #hits = new Float64Array(2);
   #is_long = false;
 
   /** `sectors`: what the cache may hold. */
@@ -65,14 +68,15 @@ export class Youth {
   }
 
   #sample(from: number, stop: number, is_read: boolean): void {
+    const hits = this.#hits;
     const last = Math.floor((stop - 1) / BLOCK_SECTORS);
     for (let block = Math.floor(from / BLOCK_SECTORS); block <= last; block++) {
       const is_short_hit = this.#short.access(block);
       const is_long_hit = this.#long.access(block);
-      this.#short_hits = this.#short_hits * this.#decay + (is_short_hit && is_read ? 1 : 0);
-      this.#long_hits = this.#long_hits * this.#decay + (is_long_hit && is_read ? 1 : 0);
+      hits[SHORT] = hits[SHORT]! * this.#decay + (is_short_hit && is_read ? 1 : 0);
+      hits[LONG] = hits[LONG]! * this.#decay + (is_long_hit && is_read ? 1 : 0);
     }
-    if (this.#is_long) this.#is_long = this.#short_hits <= this.#long_hits * LEAD + 1;
-    else this.#is_long = this.#long_hits > this.#short_hits * LEAD + 1;
+    if (this.#is_long) this.#is_long = hits[SHORT]! <= hits[LONG]! * LEAD + 1;
+    else this.#is_long = hits[LONG]! > hits[SHORT]! * LEAD + 1;
   }
 }
