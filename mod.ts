@@ -18,6 +18,7 @@ export type { CacheMode } from "./core/cache_mode.ts";
 export { Counters } from "./core/counters.ts";
 export { Engine, type EngineOptions, type Position, type Status } from "./core/engine.ts";
 export { CacheError } from "./core/errors.ts";
+export type { Eviction } from "./core/eviction.ts";
 export { type Geometry, KERNEL_GEOMETRY } from "./core/format.ts";
 export type { LatencyReport } from "./core/latencies.ts";
 export {

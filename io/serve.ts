@@ -6,6 +6,7 @@
 
 import type { CacheMode } from "../core/cache_mode.ts";
 import { CacheError } from "../core/errors.ts";
+import type { Eviction } from "../core/eviction.ts";
 import { callControl } from "./control_client.ts";
 import type { DeviceConfig, DeviceEvent } from "./device_config.ts";
 import { absolutePath, controlPath, runRoot } from "./run_dir.ts";
@@ -21,6 +22,8 @@ export interface ServeOptions {
   readonly data_crc?: boolean;
   /** The one that the cache has, writeback for a new one, if left out. */
   readonly cache_mode?: CacheMode;
+  /** What stays when space is needed; "fifo" if left out. It is not kept in the cache. */
+  readonly eviction?: Eviction;
   readonly read_only?: boolean;
   /** Serve TCP here instead of a Unix socket; port 0: any free one. */
   readonly listen?: { readonly host: string; readonly port: number };
@@ -83,7 +86,7 @@ export async function serve(options: ServeOptions): Promise<ServedDevice> {
         backing_path: isNbdUri(backing_path) ? backing_path : absolutePath(backing_path),
         data_crc: options.data_crc ?? false,
         cache_mode: options.cache_mode ?? null,
-        eviction: "fifo",
+        eviction: options.eviction ?? "fifo",
         length_sectors: null,
         read_only: options.read_only ?? false,
       },

@@ -149,8 +149,10 @@ Deno.test("a served device is one that clients and commands know", async () => {
       name: "vol",
       cache_path: rig.path("cache"),
       backing_path: rig.path("backing"),
-    };
+      eviction: "reinsert",
+    } as const;
     const device = await serve(options);
+    assertStringIncludes(await rig.ok("table", "vol"), " eviction reinsert");
     assertEquals(await rig.uri("vol"), device.uri);
     assertEquals(await rig.pid("vol"), Deno.pid);
     const client = await NbdClient.connect(device.uri);
