@@ -26,6 +26,7 @@
 
 import { SUBTREE_SECTORS } from "./extent_index.ts";
 import { SECTOR_BYTES } from "./format.ts";
+import { STAYS_FROM } from "./heat_scale.ts";
 import type { EngineState } from "./state.ts";
 import { EMPTIED, GATHERED, MAIN } from "./segments.ts";
 import { Space } from "./space.ts";
@@ -46,9 +47,7 @@ const YOUNG_PART = 0.05;
 const MAIN_PART = 0.88;
 /** A main segment of which less is left than this part is emptied first. */
 const SPARSE_PART = 0.88;
-/** Hits that let young bytes stay, and that they have used up then. */
-const STAYS_FROM = 2;
-/** Hits that let them stay while the main part is not full. */
+/** Hits that let young bytes stay while the main part is not full; else `STAYS_FROM`, which they have used up then. */
 const STAYS_WITH_ROOM_FROM = 1;
 /** Most sectors copied in a turn of the loop: 1 MiB, some hundred microseconds. */
 const TURN_SECTORS = 2048;

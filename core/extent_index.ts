@@ -66,7 +66,6 @@ const PLACEHOLDER = 1 << 29;
 const HITS_SHIFT = 30;
 /** Hits of an extent are counted up to here. */
 export const MAX_HITS = 3;
-const MOST_HITS = MAX_HITS;
 const SEGMENT_BITS = 20;
 const SEGMENT_MASK = (1 << SEGMENT_BITS) - 1;
 
@@ -306,7 +305,7 @@ export class ExtentIndex {
     const { words } = this.#leaves;
     const at = wordOf(extent);
     const word = words[at]!;
-    if (word >>> HITS_SHIFT < MOST_HITS) words[at] = word + (1 << HITS_SHIFT);
+    if (word >>> HITS_SHIFT < MAX_HITS) words[at] = word + (1 << HITS_SHIFT);
   }
 
   /** Whether the extent's bytes are still there: its segment was not freed since. */
@@ -549,7 +548,7 @@ export class ExtentIndex {
     const end = this.#end(extent);
     // A placeholder has no place: what it says there means nothing.
     const place = (words[at]! + (to - start)) & PLACE_MASK;
-    const flags = words[at]! & (CLEAN | PLACEHOLDER | (MOST_HITS << HITS_SHIFT));
+    const flags = words[at]! & (CLEAN | PLACEHOLDER | (MAX_HITS << HITS_SHIFT));
     const word0 = place | ((end - to - 1) << SECTORS_SHIFT) | flags;
     if (start >= from) {
       this.#raiseBound(subtree, this.#entry + 1, to, end);

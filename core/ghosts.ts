@@ -7,10 +7,9 @@
  * @module
  */
 
+import { BLOCK_SECTORS, blockOf } from "./heat_scale.ts";
 import { scatter } from "./scatter.ts";
 
-/** Sectors of a block: 4 KiB. */
-const BLOCK_SECTORS = 8;
 const LEAST_BITS = 6;
 /** Two bytes each: 8 MiB. */
 const MOST_BITS = 22;
@@ -31,8 +30,8 @@ export class Ghosts {
 
   /** The blocks of a range have left. */
   add(sector: number, sectors: number): void {
-    const last = Math.floor((sector + sectors - 1) / BLOCK_SECTORS);
-    for (let block = Math.floor(sector / BLOCK_SECTORS); block <= last; block++) {
+    const last = blockOf(sector + sectors - 1);
+    for (let block = blockOf(sector); block <= last; block++) {
       const hash = scatter(block);
       this.#prints[hash & this.#mask] = printOf(block, hash);
     }
@@ -40,7 +39,7 @@ export class Ghosts {
 
   /** Whether the block at the middle of a range has left a while ago. */
   has(sector: number, sectors: number): boolean {
-    const block = Math.floor((sector + (sectors >> 1)) / BLOCK_SECTORS);
+    const block = blockOf(sector + (sectors >> 1));
     const hash = scatter(block);
     return this.#prints[hash & this.#mask] === printOf(block, hash);
   }

@@ -4,14 +4,11 @@
  * @module
  */
 
-import type { ExtentIndex } from "./extent_index.ts";
+import { type ExtentIndex, MAX_HITS } from "./extent_index.ts";
 import { Ghosts } from "./ghosts.ts";
+import { STAYS_FROM } from "./heat_scale.ts";
 import { type Segments, YOUNG } from "./segments.ts";
 import { Youth } from "./youth.ts";
-
-/** Bytes come in with so many hits if they have left a ghost, or replace some of the main part. */
-const KNOWN_HITS = 2;
-const MOST_HITS = 3;
 
 export class Heat {
   readonly #index: ExtentIndex;
@@ -38,15 +35,15 @@ export class Heat {
     return this.hitsOfNew(sector, sectors);
   }
 
-  /** How many hits an extent begins with: those of the one it replaces and one more, or what its ghost counts for. */
+  /** How many hits an extent begins with: those of the one it replaces and one more, or as many as let it stay if that was in the main part, or it has left a ghost. */
   hitsOfNew(sector: number, sectors: number): number {
     const index = this.#index;
     const extent = index.holds(sector);
     if (extent >= 0) {
       const is_young = this.#segments.part(index.segment(extent)) === YOUNG;
-      return Math.min(MOST_HITS, index.hits(extent) + (is_young ? 1 : KNOWN_HITS));
+      return Math.min(MAX_HITS, index.hits(extent) + (is_young ? 1 : STAYS_FROM));
     }
-    return this.#ghosts.has(sector, sectors) ? KNOWN_HITS : 0;
+    return this.#ghosts.has(sector, sectors) ? STAYS_FROM : 0;
   }
 
   /** Sectors leave the cache that were not read again. */

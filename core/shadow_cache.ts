@@ -11,12 +11,11 @@
  * @module
  */
 
+import { STAYS_FROM } from "./heat_scale.ts";
 import { scatter } from "./scatter.ts";
 import { SlotPool } from "./slot_pool.ts";
 
 const MOST_FREQUENCY = 3;
-/** Accesses to a young block that let it stay. */
-const STAYS_FROM = 2;
 /** How many ghosts there are, for each block of the cache. */
 const GHOST_PART = 0.9;
 /** A block's state: its frequency, and this if it is in the main queue; or that it is a ghost. */

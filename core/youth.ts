@@ -9,11 +9,10 @@
  * @module
  */
 
+import { blockOf } from "./heat_scale.ts";
 import { scatter } from "./scatter.ts";
 import { ShadowCache } from "./shadow_cache.ts";
 
-/** Sectors of a block of the shadows: 4 KiB. */
-const BLOCK_SECTORS = 8;
 /** Sectors of a region: 64 KiB. */
 const REGION_SECTORS = 128;
 /** Most blocks of a shadow: the sample is made as small. */
@@ -41,7 +40,7 @@ export class Youth {
 
   /** `sectors`: what the cache may hold. */
   constructor(readonly sectors: number) {
-    let blocks = Math.floor(sectors / BLOCK_SECTORS);
+    let blocks = blockOf(sectors);
     let bits = 0;
     for (; blocks > MOST_BLOCKS; blocks = Math.floor(blocks / 2)) bits++;
     blocks = Math.max(LEAST_BLOCKS, blocks);
@@ -69,8 +68,8 @@ export class Youth {
 
   #sample(from: number, stop: number, is_read: boolean): void {
     const hits = this.#hits;
-    const last = Math.floor((stop - 1) / BLOCK_SECTORS);
-    for (let block = Math.floor(from / BLOCK_SECTORS); block <= last; block++) {
+    const last = blockOf(stop - 1);
+    for (let block = blockOf(from); block <= last; block++) {
       const is_short_hit = this.#short.access(block);
       const is_long_hit = this.#long.access(block);
       hits[SHORT] = hits[SHORT]! * this.#decay + (is_short_hit && is_read ? 1 : 0);

@@ -237,6 +237,13 @@ function repeat(count: number, ...operations: Operation[]): Operation[] {
 }
 
 const FLUSH: Operation[] = [{ do: "flush" }, { do: "settle" }];
+/** A part of what comes in is read again: it has a hit. */
+const READ_TWICE: Operation[] = [
+  { do: "read", at: 0, sectors: 8 },
+  { do: "settle" },
+  { do: "read", at: 2, sectors: 4 },
+  { do: "settle" },
+];
 const EXPLORE: Operation = { do: "explore", on: true };
 const REST: Operation = { do: "explore", on: false };
 
@@ -800,10 +807,7 @@ export const SCRIPTS: readonly Script[] = [
     { do: "gc_percent", percent: 0 },
     ...repeat(
       2,
-      { do: "read", at: 0, sectors: 8 },
-      { do: "settle" },
-      { do: "read", at: 2, sectors: 4 },
-      { do: "settle" },
+      ...READ_TWICE,
       { do: "read", at: 2, sectors: 4 },
       { do: "settle" },
     ),
@@ -829,10 +833,7 @@ export const SCRIPTS: readonly Script[] = [
     { do: "gc_percent", percent: 60 },
     ...repeat(
       3,
-      { do: "read", at: 0, sectors: 8 },
-      { do: "settle" },
-      { do: "read", at: 2, sectors: 4 },
-      { do: "settle" },
+      ...READ_TWICE,
     ),
     ...repeat(
       6,
