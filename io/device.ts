@@ -40,6 +40,7 @@ import { Jobs } from "./jobs.ts";
 import type { Medium } from "./medium.ts";
 import { readingTeller } from "./reading.ts";
 import type { Export } from "./nbd/handshake.ts";
+import { rootOf } from "./node_record.ts";
 import { openBacking, type OpenedBacking } from "./open_backing.ts";
 import { naming, openCacheDevice } from "./opened_cache.ts";
 import { FRONTEND_ARENA_BYTES, type OpenedFrontend, openFrontend } from "./open_frontend.ts";
@@ -135,8 +136,8 @@ function openSteps(
 ): Device {
   const front_bytes = FRONTEND_ARENA_BYTES + ControlServer.ARENA_BYTES;
   const opened = openCacheDevice(config.cache_path, front_bytes, cleanup, true);
-  const { name, run_dir } = place.shell.home;
-  checkNotAwaited(run_dir.slice(0, -name.length - 1), config.cache_path, name);
+  const { home } = place.shell;
+  checkNotAwaited(rootOf(home), config.cache_path, home.name);
   const { arena, ring, memory, cache_file, devices, late_cleanup } = opened;
   const { backing_path } = config;
   const table = tableOf(config);

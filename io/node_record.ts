@@ -39,7 +39,12 @@ export interface RecordHome {
 
 /** The file of a record. No device's name begins with a tilde. */
 export function recordPath(home: RecordHome, driver: keyof RecordOf): string {
-  return `${home.run_dir.slice(0, -home.name.length)}~${home.name}.${driver}`;
+  return `${rootOf(home)}/~${home.name}.${driver}`;
+}
+
+/** The run directory that a device's folder is in. */
+export function rootOf({ name, run_dir }: RecordHome): string {
+  return run_dir.slice(0, -name.length - 1);
 }
 
 /** Names of the devices that have a record in the run directory `root`, whatever their driver. */
