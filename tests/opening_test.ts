@@ -92,7 +92,8 @@ class Terminal {
   constructor(rig: Rig, ...args: string[]) {
     const main = new URL("../cli/main.ts", import.meta.url).pathname;
     const words = [Deno.execPath(), "run", "-A", "--no-prompt", main, ...args];
-    const command = words.map((word) => `'${word}'`).join(" ");
+    // exec: script's shell, which is another one on every machine, does not stay in between and end by the key itself.
+    const command = `exec ${words.map((word) => `'${word}'`).join(" ")}`;
     this.#child = new Deno.Command("script", {
       args: ["--quiet", "--return", "--command", command, "/dev/null"],
       env: rig.env,
