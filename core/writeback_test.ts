@@ -130,7 +130,7 @@ Deno.test("clean data is not written", () => {
   assertEquals(device.engine.counters.writeback_bytes, 512);
 });
 
-Deno.test("no write is longer than 1 MiB, few are under way while requests come, more when much is dirty, many when drained", () => {
+Deno.test("no write is longer than 1 MiB, few are under way while requests come, more when much is dirty or it is drained, many when none come", () => {
   const device = new HandDevice({ segments: 60 });
   for (let i = 0; i < 24; i++) write(device, 2 * MIB + i * 128 * KIB, content(i + 1, 128 * KIB));
   for (let i = 0; i < 40; i++) write(device, 8 * MIB + i * 8192, content(i + 1, 4096));
@@ -143,8 +143,11 @@ Deno.test("no write is longer than 1 MiB, few are under way while requests come,
   }
   assertEquals(writes().length, 2);
   for (let i = 0; i < 40; i++) write(device, 9 * MIB + i * 128 * KIB, content(i + 1, 128 * KIB));
-  assertEquals(writes().length, 8, "more than half of the cache is dirty");
+  assertEquals(writes().length, 4, "more than half of the cache is dirty");
   drain(device);
+  assertEquals(writes().length, 4, "requests go before whoever waits for all of it");
+  device.now_ms += 20;
+  device.pump();
   assertEquals(writes().length, 43);
   assert(writes().includes(`write ${2 * MIB}+${MIB}`), "the first of three");
   assert(device.backing.pending.every(({ len }) => len <= MIB));
@@ -175,12 +178,12 @@ Deno.test("write-back waits for a quiet moment, five seconds or much that is dir
 
   const dirty = new HandDevice(); // time stands still
   for (let turn = 0; dirty.under_way().length === 0; turn++) {
-    assert(turn <= 200, `${dirty.engine.counters.dirty_bytes} bytes are dirty`);
+    assert(turn <= 1000, `${dirty.engine.counters.dirty_bytes} bytes are dirty`);
     write(dirty, turn * 4096, content(turn, 4096));
     commit(dirty);
   }
   const all_bytes = 16 * (256 * KIB);
-  assert(dirty.engine.counters.dirty_bytes >= all_bytes / 10);
+  assert(dirty.engine.counters.dirty_bytes >= 0.45 * all_bytes, "a burst is left alone");
 });
 
 Deno.test("a range that cannot be written stays dirty, through its new key, and its neighbours are written", () => {
