@@ -18,6 +18,8 @@ export interface Wanted {
 export interface LoadCell {
   readonly name: string;
   readonly title: string;
+  /** What is done to a contender before its first turn, in fio's options; null: nothing. */
+  readonly before: readonly string[] | null;
   /** fio's options beside engine, device and time. */
   readonly job: readonly string[];
   readonly connections: number;
@@ -60,6 +62,7 @@ function randomCells(): LoadCell[] {
           title: `4 KiB ${mix.title}, depth ${depth}, ${connections} connection${
             connections > 1 ? "s" : ""
           }`,
+          before: null,
           job: [...mix.job, "bs=4k", `iodepth=${depth}`, "norandommap"],
           connections,
           turn_bytes: null,
@@ -73,24 +76,45 @@ function randomCells(): LoadCell[] {
   return cells;
 }
 
+/** What is read was written in the same way, or block by block in any order, which leaves an extent for each in a cache. */
 function sequentialCells(): LoadCell[] {
-  return ["read", "write"].map((rw) => ({
-    name: `seq${rw}`,
-    title: `128 KiB sequential ${rw}${rw === "write" ? ", 1 GiB" : ""}, depth 8`,
-    job: [`rw=${rw}`, "bs=128k", "iodepth=8"],
-    connections: 1,
-    // Half of a cache: what is written for longer comes to be as fast as the backing device, in every write-back cache.
-    turn_bytes: rw === "write" ? 1024 ** 3 : null,
-    unit: "MB/s",
-    contenders: ALL_IDS,
-    wanted: SEQUENTIAL,
-  }));
+  const rest = { connections: 1, unit: "MB/s", contenders: ALL_IDS, wanted: SEQUENTIAL } as const;
+  const in_order = ["rw=write", "bs=128k", "iodepth=8"];
+  const read = ["rw=read", "bs=128k", "iodepth=8"];
+  return [
+    {
+      ...rest,
+      name: "seqread",
+      title: "128 KiB sequential read, depth 8",
+      before: in_order,
+      job: read,
+      turn_bytes: null,
+    },
+    {
+      ...rest,
+      name: "seqread-mixed",
+      title: "128 KiB sequential read of random 4 KiB writes, depth 8",
+      before: ["rw=randwrite", "bs=4k", "iodepth=32"],
+      job: read,
+      turn_bytes: null,
+    },
+    {
+      ...rest,
+      name: "seqwrite",
+      title: "128 KiB sequential write, 1 GiB, depth 8",
+      before: null,
+      job: in_order,
+      // Half of a cache: what is written for longer comes to be as fast as the backing device, in every write-back cache.
+      turn_bytes: 1024 ** 3,
+    },
+  ];
 }
 
 function flushCells(): LoadCell[] {
   return [1, 32].map((every) => ({
     name: `flush${every}`,
     title: `4 KiB random write, depth 1, a flush after ${every === 1 ? "each" : `every ${every}`}`,
+    before: null,
     job: ["rw=randwrite", "bs=4k", "iodepth=1", "norandommap", `fsync=${every}`],
     connections: 1,
     turn_bytes: null,

@@ -51,6 +51,8 @@ export interface Contender {
   readonly size_bytes: number;
   /** Waits until it has nothing more to do in the background. */
   settle(): Promise<void>;
+  /** Has everything written back that is dirty now, requests or not; ends with it. */
+  flush(): Promise<void>;
   /** Bytes that are not yet on the backing device; 0 where there is no such thing. */
   dirtyBytes(): Promise<number>;
 }
@@ -165,7 +167,11 @@ export async function startServer(
     return canConnect(socket);
   });
   const uri = `nbd+unix:///?socket=${socket}`;
-  const nothing = { settle: () => Promise.resolve(), dirtyBytes: () => Promise.resolve(0) };
+  const nothing = {
+    settle: () => Promise.resolve(),
+    flush: () => Promise.resolve(),
+    dirtyBytes: () => Promise.resolve(0),
+  };
   return { id, uri, pid: child.pid, size_bytes: sizes.device_bytes, ...nothing };
 }
 
@@ -212,6 +218,10 @@ async function startPcache(
     size_bytes: sizes.device_bytes,
     settle: () =>
       until(`${name} has written everything back`, async () => await dirtyBytes() === 0),
+    flush: async () => {
+      const reply = await callControl(control, { verb: "message", args: ["flush"] });
+      if (!reply.ok) throw new Error(`pcache message ${name} flush: ${reply.error}`);
+    },
     dirtyBytes,
   };
 }

@@ -100,6 +100,7 @@ class Bench {
   async #runCell(cell: LoadCell): Promise<CellResult> {
     const { name, title, unit } = cell;
     const contenders = await this.#start(cell.contenders);
+    if (cell.before !== null) await this.#prepare(cell.before, contenders);
     const turns = new Map<ContenderId, Turn[]>(contenders.map(({ id }) => [id, []]));
     for (let round = 0; round < this.options.rounds; round++) {
       for (const contender of contenders) {
@@ -119,6 +120,13 @@ class Bench {
       scores,
       verdicts: judge(scores, cell.wanted, clients),
     };
+  }
+
+  async #prepare(job: readonly string[], contenders: readonly Contender[]): Promise<void> {
+    for (const { uri, size_bytes, settle } of contenders) {
+      await fio(this.place.disk_dir, [...nbdJob(uri, size_bytes, 1), ...job]);
+      await settle();
+    }
   }
 
   async #runTurn(cell: LoadCell, { uri, size_bytes, pid }: Contender): Promise<Turn> {

@@ -90,8 +90,10 @@ async function runLoaded(name: string, stand: Stand, depth: number): Promise<Spe
       await contender.settle();
       quiet.get(contender.id)!.push(await readP99(stand, contender, depth));
       await dirty(stand, contender, BURST_BYTES, ["norandommap"]);
+      const flushed = contender.flush();
       loaded.get(contender.id)!.push(await readP99(stand, contender, depth));
       left.get(contender.id)!.push(await contender.dirtyBytes());
+      await flushed;
     }
   }
   for (const { id } of all) {
