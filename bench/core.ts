@@ -25,6 +25,8 @@ const NEAR_EXTENTS = 1000;
 /** Operations of one round; fewer where the cache holds too few extents. */
 const ROUND_OPS = 200_000;
 const ALLOCATION_OPS = 400_000;
+/** So long a loop that can be repeated runs before it is measured: V8 compiles beside it, and again where another kind of engine comes. */
+const WARM_S = 0.3;
 /** Where the modules lie whose allocations count. */
 const CORE = new URL("../core/", import.meta.url).href;
 
@@ -61,9 +63,7 @@ interface Costs {
   readonly replay_keys: number;
 }
 
-/** So long a round that can be repeated is before it is measured: V8 compiles beside it, and again where the engine's kind has changed. */
-const WARM_S = 0.3;
-
+/** The same loop, compiled. */
 function warmed(round: (ops: number) => void): (ops: number) => void {
   const end_s = cpuSeconds() + WARM_S;
   while (cpuSeconds() < end_s) round(20_000);
