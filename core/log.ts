@@ -3,18 +3,19 @@
  *
  * A commit takes what is staged, lays out its ksets from the key head on, and then
  *
- *   1. stores the end mark behind each kset, clears the key head, where a crash may have left a torn kset, and the start of
- *      each segment the log goes on in;
+ *   1. clears the places of the ksets, and of the end mark behind the last one, where there may be anything: what a crash has left of
+ *      a torn kset, or what a segment held before. It clears to the end of a page, so a small commit mostly finds that done;
  *   2. waits for a barrier, which also covers the data that the keys name;
  *   3. stores the ksets and last ksets;
  *   4. waits for a barrier. Only then are the keys durable, and flushes that waited for them answered.
  *
- * So at any crash the log ends at a place where either a whole kset or zeroes were made durable before, and no
- * kset is ever valid before its data. One queue thread feeds this log, so there is one kset stream and the log is in the order in which
+ * So at any crash the log ends at a place where zeroes were made durable before, or a torn kset is, and no kset is ever valid before
+ * its data. One queue thread feeds this log, so there is one kset stream and the log is in the order in which
  * keys were appended (DESIGN §3 allows several; the format does not tell).
  *
  * Invariants: `durable <= planned <= appended`, counted in keys since the start; staged keys are those from
- * `durable` on, at most as many as were set; `head` is where the next kset goes, behind the last durable one.
+ * `durable` on, at most as many as were set; `head` is where the next kset goes, behind the last durable one; what was cleared begins at
+ * the head or behind it, and is durable when the ksets are stored.
  *
  * @module
  */
@@ -54,7 +55,9 @@ const IDLE = 0;
 const MARKING = 1;
 const STORING = 2;
 
-const END_MARK = new Uint8Array(KSET_HEADER_BYTES);
+/** So far, at most, clearing goes beyond what is wanted: to a multiple of it in the data area. */
+const CLEAR_BYTES = 4096;
+const ZEROES = new Uint8Array(CLEAR_BYTES);
 
 /** The log's writing end. */
 export class Log {
@@ -84,6 +87,8 @@ export class Log {
 
   #head_seg: number;
   #head_off: number;
+  /** In the segment that the log has come to: from its next kset up to here there are zeroes. */
+  #clear_off: number;
   #state = IDLE;
   /** The last attempt found no segment to go on in. */
   #is_stuck = false;
@@ -125,6 +130,7 @@ export class Log {
     this.#barriers = barriers;
     this.#head_seg = head_seg;
     this.#head_off = head_off;
+    this.#clear_off = head_off;
     // A segment must hold a kset, and behind it either the end mark or a last kset.
     const room = cache.data_bytes - 2 * KSET_HEADER_BYTES;
     this.#kset_keys = Math.min(KSET_MAX_KEYS, Math.floor(room / (KEY_WORDS * 4)));
@@ -243,7 +249,7 @@ export class Log {
     return this.#appended === this.#planned ? Infinity : this.#first_staged_ms + KSET_AGE_MS;
   }
 
-  /** Lays out the ksets and stores the end marks. False: there is no segment for the log to go on in. */
+  /** Lays out the ksets and clears their places. False: there is no segment for the log to go on in. */
   #plan(now_ms: number): boolean {
     let seg = this.#head_seg;
     let off = this.#head_off;
@@ -252,6 +258,7 @@ export class Log {
     let left = is_forced ? staged : staged - staged % this.#kset_keys;
     const most = left;
     this.#plan_count = 0;
+    this.#clear(seg, off + KSET_HEADER_BYTES);
     for (let ksets = 0; left > 0 && ksets < COMMIT_KSETS; ksets++) {
       const keys = Math.min(left, this.#kset_keys);
       if (off + ksetBytes(keys) + KSET_HEADER_BYTES > this.#cache.data_bytes) {
@@ -260,11 +267,11 @@ export class Log {
         this.#planRow(seg, off, 0, next);
         seg = next;
         off = 0;
-        this.#mark(seg, off);
+        this.#clear_off = 0;
       }
       this.#planRow(seg, off, keys, 0);
       off += ksetBytes(keys);
-      this.#mark(seg, off);
+      this.#clear(seg, off + KSET_HEADER_BYTES);
       left -= keys;
     }
     const taken = most - left;
@@ -273,7 +280,6 @@ export class Log {
       assert(this.#plan_count === 0, "a segment taken for the log is used");
       return false;
     }
-    this.#mark(this.#head_seg, this.#head_off);
     this.#planned += taken;
     if (is_forced) this.#first_staged_ms = 0; // what did not fit is as old: it stays due
     this.#barrier = this.#barriers.cover();
@@ -289,15 +295,21 @@ export class Log {
     this.#plan_count++;
   }
 
-  /** Stores the end mark at the place, where the next kset goes then. */
-  #mark(seg: number, off: number): void {
+  /** Sees to it that there are zeroes up to `to_off` of the segment, where the next ksets go and the end mark behind them. */
+  #clear(seg: number, to_off: number): void {
+    if (to_off <= this.#clear_off) return;
+    const { data_bytes } = this.#cache;
+    const end_off = Math.min(Math.ceil(to_off / CLEAR_BYTES) * CLEAR_BYTES, data_bytes);
     const start_addr = this.#cache.dataAddr(seg, 0);
-    const from_addr = start_addr + off;
-    this.#memory.aim(from_addr, from_addr + KSET_HEADER_BYTES, start_addr + this.#cache.data_bytes);
-    this.#put(seg, off, END_MARK, KSET_HEADER_BYTES);
+    this.#memory.aim(start_addr + this.#clear_off, start_addr + end_off, start_addr + data_bytes);
+    while (this.#clear_off < end_off) {
+      const len_bytes = Math.min(end_off - this.#clear_off, CLEAR_BYTES);
+      this.#put(seg, this.#clear_off, ZEROES, len_bytes);
+      this.#clear_off += len_bytes;
+    }
   }
 
-  /** The data and the end marks are durable: stores the ksets. */
+  /** The data is durable, and so are the zeroes: stores the ksets. */
   #store(): void {
     let key = this.#durable;
     for (let row = 0; row < this.#plan_count; row++) {

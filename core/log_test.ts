@@ -29,6 +29,18 @@ const FULL_BYTES = ksetBytes(KSET_MAX_KEYS);
 /** How many full ksets fit into a segment with a last kset behind them. */
 const FULL_PER_SEGMENT = Math.floor((DATA_BYTES - KSET_HEADER_BYTES) / FULL_BYTES);
 
+function isZero(bytes: Uint8Array, len_bytes: number): boolean {
+  return bytes.subarray(0, len_bytes).every((byte) => byte === 0);
+}
+
+/** The notes of a segment that is cleared from its start up to `to_off`. */
+function clearedPages(seg: number, to_off: number): string[] {
+  return Array.from(
+    { length: Math.ceil(to_off / 4096) },
+    (_, i) => `clear ${seg}:${i * 4096}+4096`,
+  );
+}
+
 /** Notes what the log stores, and the barriers between. */
 class RecordingMemory extends SimMemory {
   notes: string[] = [];
@@ -44,7 +56,7 @@ class RecordingMemory extends SimMemory {
     const kind = checkKset(from, 0, len_bytes);
     if (kind === KSET_IS_KEYS) this.notes.push(`kset ${place} of ${ksetKeyNum(from, 0)}`);
     else if (kind === KSET_IS_LAST) this.notes.push(`last ${place} to ${ksetNextSeg(from, 0)}`);
-    else if (len_bytes === 24 && from.every((byte) => byte === 0)) this.notes.push(`mark ${place}`);
+    else if (isZero(from, len_bytes)) this.notes.push(`clear ${place}+${len_bytes}`);
     else this.notes.push(`unknown ${place}`);
   }
 
@@ -144,7 +156,7 @@ Deno.test("a commit: clear places, barrier, ksets, barrier; only then durable", 
   device.append(3);
   log.want();
   device.step();
-  assertEquals(device.takeNotes(), ["mark 0:144", "mark 0:0", "barrier"]);
+  assertEquals(device.takeNotes(), ["clear 0:0+4096", "barrier"]);
   assertEquals(log.durable, 0);
   device.endBarrier();
   assertEquals(device.takeNotes(), ["kset 0:0 of 3", "barrier"]);
@@ -161,12 +173,25 @@ Deno.test("the key head is clear before a kset is stored there, whatever a crash
   device.log.want();
   device.step();
   assertEquals(device.takeNotes(), [
-    "mark 0:128",
-    "mark 0:64",
+    "clear 0:64+4032",
     "barrier",
     "kset 0:64 of 1",
     "barrier",
   ]);
+});
+
+Deno.test("what is clear stays so: a commit clears a page, those after it store nothing but ksets", () => {
+  const device = new Fixture();
+  const ksets = Math.floor((4096 - KSET_HEADER_BYTES) / ksetBytes(1));
+  for (let n = 0; n <= ksets; n++) {
+    device.append(1);
+    device.log.want();
+    device.step();
+    const cleared = n === 0 ? ["clear 0:0+4096"] : n === ksets ? ["clear 0:4096+4096"] : [];
+    const kset = `kset 0:${n * ksetBytes(1)} of 1`;
+    assertEquals(device.takeNotes(), [...cleared, "barrier", kset, "barrier"]);
+  }
+  assertEquals(device.read().keys, numbers(ksets + 1));
 });
 
 Deno.test("keys wait for company: 1 s, or a flush", () => {
@@ -257,15 +282,11 @@ Deno.test("at a segment's end the log goes on in another one, whose start is cle
   device.log.want();
   device.step();
   const end = FULL_PER_SEGMENT * FULL_BYTES;
-  const marks = device.takeNotes();
-  assertEquals(marks.slice(-5), [
-    `mark 0:${end}`,
-    "mark 1:0",
-    `mark 1:${FULL_BYTES}`,
-    "mark 0:0",
-    "barrier",
-  ]);
-  assertEquals(marks.length, 1 + FULL_PER_SEGMENT + 2 + 1);
+  const pages = [
+    ...clearedPages(0, end + KSET_HEADER_BYTES),
+    ...clearedPages(1, FULL_BYTES + KSET_HEADER_BYTES),
+  ];
+  assertEquals(device.takeNotes(), [...pages, "barrier"]);
   device.endBarrier();
   const stores = device.takeNotes();
   assertEquals(stores.slice(-3), [`last 0:${end} to 1`, "kset 1:0 of 128", "barrier"]);
