@@ -158,7 +158,7 @@ function openSteps(
     size_bytes: length_sectors * SECTOR_BYTES,
   });
   tell({ event: "progress", text: `setting aside ${cache_file.size_bytes} bytes for the cache` });
-  memory.allocate();
+  memory.prepare();
   const cache = naming("cache dev", config.cache_path, () => prepareCache(memory, inspection));
   memory.sums_received = cache.data_crc;
   tell({ event: "progress", text: inspection.fresh ? "new cache" : "reading the log" });

@@ -34,6 +34,7 @@ const symbols = {
   statx: { parameters: ["i32", "buffer", "i32", "u32", "buffer"], result: "i32" },
   fstatfs: { parameters: ["i32", "buffer"], result: "i32" },
   fallocate: { parameters: ["i32", "i32", "u64", "u64"], result: "i32" },
+  posix_fadvise: { parameters: ["i32", "u64", "u64", "i32"], result: "i32" },
   prctl: { parameters: ["i32", "u64", "u64", "u64", "u64"], result: "i32" },
   sched_yield: { parameters: [], result: "i32" },
   getpagesize: { parameters: [], result: "i32" },

@@ -59,7 +59,7 @@ export class LocalCache implements Disposable {
     );
     this.backing = device;
     const inspection = inspect(memory, config);
-    memory.allocate();
+    memory.prepare();
     const cache = prepareCache(memory, inspection);
     const log_bytes = measureLog(cache, memory);
     const { cache_mode } = config;

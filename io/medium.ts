@@ -22,6 +22,7 @@ import { allocatedBytes, type DeviceFile, reopenPath } from "./files.ts";
 import { type CrcFunction, loadIsal } from "./isal.ts";
 import { EINTR, EOPNOTSUPP, ERRNO, errorText, libc, result, Word } from "./libc.ts";
 import { type Libpmem, loadLibpmem, PMEM_F_STREAM } from "./libpmem.ts";
+import { type Advise, PageSetup } from "./page_setup.ts";
 import { ReceivedSums } from "./received_sums.ts";
 import type { Ring } from "./ring.ts";
 import { StreamedRuns } from "./streamed_runs.ts";
@@ -45,11 +46,7 @@ const STATFS_BYTES = 120;
 
 const PAGE_BYTES = libc.getpagesize();
 const MADV_RANDOM = 1;
-const MADV_WILLNEED = 3;
-const MADV_POPULATE_WRITE = 23;
-/** How far stores are prepared ahead, where a barrier is cheap and elsewhere: a page costs half a microsecond, or several. */
-const AHEAD_BYTES = 256 * 1024;
-const AHEAD_BYTES_FILE = 1024 * 1024;
+const POSIX_FADV_DONTNEED = 4;
 
 /** Shorter moves stay in the caches. */
 const STREAM_BYTES = 512;
@@ -110,12 +107,7 @@ export class Medium implements Memory {
   readonly #streamed = new StreamedRuns();
   /** And the checksums of such payloads. */
   readonly #sums = new ReceivedSums();
-  /** Runs of stores that pages are set up for: where each ends, and how far it is set up. */
-  readonly #runs_end = new Float64Array(2).fill(-1);
-  readonly #runs_ready = new Float64Array(2);
-  #last_run = 0;
-  /** Where memory is the medium, pages stay once they are there: by `AHEAD_BYTES`, whether they are. */
-  readonly #is_set_up: Uint8Array;
+  readonly #pages: PageSetup;
   /** Persistent memory: the stores that are to be written back, one run of addresses not yet handed to libpmem. */
   #run_from = 0;
   #run_to = 0;
@@ -148,8 +140,8 @@ export class Medium implements Memory {
     this.#libpmem = this.kind === "pmem" ? libraries.libpmem : null;
     this.receives_past_caches = this.#libpmem !== null;
     this.barrier_is_cheap = this.kind === "pmem" || this.kind === "tmpfs";
-    const units = this.barrier_is_cheap ? Math.ceil(this.room_bytes / AHEAD_BYTES) : 0;
-    this.#is_set_up = new Uint8Array(units);
+    const advise: Advise = (from_addr, to_addr, advice) => this.#advise(from_addr, to_addr, advice);
+    this.#pages = new PageSetup(advise, this.room_bytes, PAGE_BYTES, this.barrier_is_cheap);
     // Where libpmem was told to take any mapping for persistent memory, MAP_SYNC is refused, and not needed.
     this.#is_synced = this.kind === "pmem" && arena.mapCache(file.fd, true) === 0;
     const failed = this.#is_synced ? 0 : arena.mapCache(file.fd, false);
@@ -158,8 +150,7 @@ export class Medium implements Memory {
         `Error opening cache device: ${file.path}: mapping it: ${errorText(failed)}`,
       );
     }
-    // The page cache takes pages one by one then. A store into one of many that it keeps as one (a large folio) would have
-    // them all written at the next barrier.
+    // The page cache takes pages one by one then: see `#dropCached`.
     if (!this.barrier_is_cheap) this.#advise(0, this.cache_bytes, MADV_RANDOM);
   }
 
@@ -182,7 +173,7 @@ export class Medium implements Memory {
     }
     this.cache_bytes = cache_bytes;
     try {
-      this.allocate();
+      this.prepare();
     } catch (error) {
       this.cache_bytes = before_bytes;
       throw error;
@@ -191,13 +182,17 @@ export class Medium implements Memory {
   }
 
   /**
-   * Makes sure that a store to any part of the cache device finds its block: to be called when it is certain that the
-   * device will be used, and before the first store. Neither content nor size change.
+   * Makes sure that a store to any part of the cache device finds its block, and dirties no page but its own: to be called when it
+   * is certain that the device will be used, and before the first store. Neither content nor size change.
    *
    * @throws CacheError when there is no space, or no way to know
    */
-  allocate(): void {
-    if (this.#file.kind !== "file") return;
+  prepare(): void {
+    if (this.#file.kind === "file") this.#allocate();
+    if (!this.barrier_is_cheap) this.#dropCached();
+  }
+
+  #allocate(): void {
     const { fd } = this.#file;
     const missing_bytes = this.cache_bytes - allocatedBytes(fd);
     const { total_bytes, free_bytes } = statFileSystem(fd);
@@ -215,6 +210,15 @@ export class Medium implements Memory {
       `Failed to start cache dev: ${this.#file.path}: setting its blocks aside: ` +
         `${errorText(-allocated)}: a file without holes is wanted (cp --sparse=never makes one)`,
     );
+  }
+
+  /**
+   * Who wrote or read the device before may have left its pages in large folios: of these a single store has a megabyte written at the
+   * next barrier. What a process has mapped stays, also where that is us: pages that we bring in are single ones.
+   */
+  #dropCached(): void {
+    this.barrierSync(); // what is dirty would stay, too
+    libc.posix_fadvise(this.#file.fd, 0n, BigInt(this.cache_bytes), POSIX_FADV_DONTNEED);
   }
 
   #noSpace(): CacheError {
@@ -317,44 +321,10 @@ export class Medium implements Memory {
     this.#streamed.add(to_addr, to_addr + len_bytes);
   }
 
-  /**
-   * Sets up pages and blocks ahead of a run of stores, so that these meet no page fault, and a flush does not have to have new
-   * blocks of a file journalled each time. Two runs are followed, told apart by where they end: the data's and the log's.
-   */
+  /** Sets up pages and blocks ahead of a run of stores: see `page_setup.ts`. */
   aim(from_addr: number, to_addr: number, end_addr: number): void {
-    let run = this.#last_run;
-    if (end_addr !== this.#runs_end[run]) run = 1 - run;
-    if (end_addr !== this.#runs_end[run]) {
-      this.#runs_end[run] = end_addr;
-      this.#runs_ready[run] = from_addr - from_addr % PAGE_BYTES;
-    }
-    this.#last_run = run;
-    if (to_addr > this.#runs_ready[run]!) this.#setUp(run, to_addr);
-  }
-
-  /** Sets pages up to `to_addr` up, and as many again as are worth a call. */
-  #setUp(run: number, to_addr: number): void {
-    const from_addr = this.#runs_ready[run]!;
-    const ahead_bytes = this.barrier_is_cheap ? AHEAD_BYTES : AHEAD_BYTES_FILE;
-    const end_addr = this.#runs_end[run]!;
-    const ready_addr = Math.min((Math.ceil(to_addr / ahead_bytes) + 1) * ahead_bytes, end_addr);
-    this.#check(from_addr, ready_addr - from_addr);
-    this.#runs_ready[run] = ready_addr;
-    if (this.barrier_is_cheap && !this.#isNew(from_addr, ready_addr)) return;
-    // It is a hint: where the kernel does not know it (5.14), each first store does the work.
-    this.#advise(from_addr, ready_addr, MADV_POPULATE_WRITE);
-    if (!this.barrier_is_cheap && ready_addr < end_addr) {
-      this.#advise(ready_addr, Math.min(ready_addr + ahead_bytes, end_addr), MADV_WILLNEED);
-    }
-  }
-
-  /** Whether some of the range was not set up before; it counts as set up from now on. */
-  #isNew(from_addr: number, to_addr: number): boolean {
-    const from = Math.floor(from_addr / AHEAD_BYTES);
-    const to = Math.ceil(to_addr / AHEAD_BYTES);
-    if (this.#is_set_up.subarray(from, to).indexOf(0) < 0) return false;
-    this.#is_set_up.fill(1, from, to);
-    return true;
+    this.#check(from_addr, Math.max(to_addr, end_addr) - from_addr);
+    this.#pages.aim(from_addr, to_addr, end_addr);
   }
 
   #advise(from_addr: number, to_addr: number, advice: number): void {
@@ -391,6 +361,7 @@ export class Medium implements Memory {
       return true;
     }
     if (this.kind === "tmpfs") return true;
+    this.#pages.barrier();
     this.#ring.fdatasync(this.#barrier_user, this.#file.fd);
     return false;
   }

@@ -52,7 +52,7 @@ export function checkMedium(path: string, kind: MediumKind): void {
   withMedium(path, (medium, ring) => {
     assertEquals(medium.kind, kind);
     assertEquals(medium.cache_bytes, CACHE_BYTES);
-    medium.allocate();
+    medium.prepare();
 
     const into = new Uint8Array(6000);
     medium.read(4096, into, 5000);

@@ -132,7 +132,7 @@ Deno.test("Medium: libpmem is there, and knows that a disk is no persistent memo
   });
 });
 
-Deno.test("Medium: allocate sets every block aside and changes nothing that can be read", () => {
+Deno.test("Medium: prepare sets every block aside and changes nothing that can be read", () => {
   for (const parent of ["/var/tmp", "/dev/shm"]) {
     withDir(parent, (dir) => {
       const path = sparseFile(`${dir}/c`, CACHE_BYTES + 512);
@@ -145,9 +145,9 @@ Deno.test("Medium: allocate sets every block aside and changes nothing that can 
         assert(allocatedBytes(fd) < CACHE_BYTES, "opening and mapping fill no hole");
         medium.read(0, new Uint8Array(4096), 4096);
         assert(allocatedBytes(fd) < 1 << 20, "reading metadata fills no hole");
-        medium.allocate();
+        medium.prepare();
         assert(allocatedBytes(fd) >= CACHE_BYTES + 512);
-        medium.allocate();
+        medium.prepare();
       });
       const expected = new Uint8Array(CACHE_BYTES + 512);
       expected.set(content, 1 << 20);
@@ -156,12 +156,32 @@ Deno.test("Medium: allocate sets every block aside and changes nothing that can 
   }
 });
 
-Deno.test("Medium: allocate on a file system without the space says so and takes none", () => {
+/** Bytes of pages that this process has made dirty, so far. */
+function dirtiedBytes(): number {
+  return Number(/^write_bytes: (\d+)$/m.exec(Deno.readTextFileSync("/proc/self/io"))![1]);
+}
+
+Deno.test("Medium: a store makes one page dirty, however the file came into the page cache", () => {
+  withDir("/var/tmp", (dir) => {
+    const path = `${dir}/c`;
+    using file = Deno.openSync(path, { write: true, create: true });
+    file.writeSync(pattern(CACHE_BYTES, 5)); // in large folios, where the file system has them
+    file.syncDataSync();
+    withMedium(path, (medium) => {
+      medium.prepare();
+      const before_bytes = dirtiedBytes();
+      medium.write(CACHE_BYTES / 2, pattern(100, 6), 100);
+      assertEquals(dirtiedBytes() - before_bytes, 4096);
+    });
+  });
+});
+
+Deno.test("Medium: prepare on a file system without the space says so and takes none", () => {
   // One of its own: others would miss the space meanwhile, or give some back.
   withTmpfs(2 * CACHE_BYTES, (mounted) => {
     Deno.writeFileSync(`${mounted}/other`, new Uint8Array(1.5 * CACHE_BYTES));
     withMedium(sparseFile(`${mounted}/c`, CACHE_BYTES), (medium, _ring, fd) => {
-      assertThrows(() => medium.allocate(), CacheError, "No space left on device");
+      assertThrows(() => medium.prepare(), CacheError, "No space left on device");
       assertEquals(allocatedBytes(fd), 0);
     });
   });
@@ -170,10 +190,10 @@ Deno.test("Medium: allocate on a file system without the space says so and takes
 Deno.test("Medium: where blocks cannot be set aside, a file must have no holes", () => {
   withFileSystem("ext3", (mounted) => {
     withMedium(sparseFile(`${mounted}/sparse`, CACHE_BYTES), (medium) => {
-      assertThrows(() => medium.allocate(), CacheError, "a file without holes is wanted");
+      assertThrows(() => medium.prepare(), CacheError, "a file without holes is wanted");
     });
     Deno.writeFileSync(`${mounted}/full`, pattern(CACHE_BYTES, 5));
-    withMedium(`${mounted}/full`, (medium) => medium.allocate());
+    withMedium(`${mounted}/full`, (medium) => medium.prepare());
     // Enough blocks in all, but one of them is the file system's own.
     Deno.writeFileSync(`${mounted}/holed`, pattern(CACHE_BYTES, 5));
     const file = openDevice("cache", `${mounted}/holed`);
@@ -182,7 +202,7 @@ Deno.test("Medium: where blocks cannot be set aside, a file must have no holes",
     assert(allocatedBytes(file.fd) >= CACHE_BYTES, "the case this test is about");
     closeDevice(file);
     withMedium(`${mounted}/holed`, (medium) => {
-      assertThrows(() => medium.allocate(), CacheError, "a file without holes is wanted");
+      assertThrows(() => medium.prepare(), CacheError, "a file without holes is wanted");
     });
   });
 });

@@ -48,7 +48,7 @@ export class OfflineCache implements Disposable {
   /** From now on it may be written to. Throws `CacheError` when a block device waits for it, or there is no space for all of it. */
   prepare(): void {
     checkNotAwaited(findRunRoot(), this.path, null);
-    this.#medium.allocate();
+    this.#medium.prepare();
   }
 
   [Symbol.dispose](): void {
