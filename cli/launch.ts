@@ -6,7 +6,7 @@
 
 import { CacheError } from "../core/errors.ts";
 import type { DeviceEvent, ProgressEvent } from "../io/device_config.ts";
-import { V8_FLAGS } from "../io/runtime.ts";
+import { runtimeEnv, V8_FLAGS } from "../io/runtime.ts";
 import { clearLeftovers } from "../io/run_dir.ts";
 import type { Order } from "./device_process.ts";
 import { DeviceProcessError } from "./failure.ts";
@@ -64,7 +64,8 @@ function start() {
   return new Deno.Command(Deno.execPath(), {
     args,
     cwd: "/", // so that it keeps no file system busy
-    env: { NO_COLOR: "1" }, // what it writes ends up in a log or a message
+    // NO_COLOR: what it writes ends up in a log or a message.
+    env: { NO_COLOR: "1", ...runtimeEnv(Deno.env.get("GLIBC_TUNABLES")) },
     detached: true,
     stdin: "piped",
     stdout: "piped",

@@ -591,3 +591,20 @@ Deno.test("a script's substitution does not wait for the device", async () => {
   const session = Deno.readTextFileSync(`/proc/${pid}/stat`).split(") ")[1]!.split(" ")[3];
   assertEquals(Number(session), pid);
 });
+
+Deno.test("a device asks for huge pages, unless its user has said otherwise", async () => {
+  const { rig, cache, backing } = await makeRig();
+  await using _ = rig;
+  const pcache = ["run", "-A", "--no-prompt", MAIN, "create", "d", "--table"];
+  const env = {
+    PCACHE_RUN_DIR: rig.path("run"),
+    NO_COLOR: "1",
+    GLIBC_TUNABLES: "glibc.malloc.hugetlb=0",
+  };
+  const ended = await run(Deno.execPath(), [...pcache, `pcache ${cache} ${backing}`], env);
+  assertEquals(ended, { code: 0, stdout: "", stderr: "" });
+  const environment = Deno.readTextFileSync(`/proc/${await rig.pid("d")}/environ`);
+  // Of two the C library takes the last. It puts an end behind each as it reads them.
+  const wanted = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.hugetlb=0";
+  assertStringIncludes(environment.replaceAll("\0", ":"), wanted);
+});
