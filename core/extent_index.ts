@@ -315,6 +315,29 @@ export class ExtentIndex {
     return this.#live[word & SEGMENT_MASK] === word;
   }
 
+  /** As `insertCached`, of bytes `start` sectors into a subtree, where most come behind all that the subtree has. */
+  appendCached(
+    subtree: number,
+    start: number,
+    sectors: number,
+    seg: number,
+    place: number,
+    clean: boolean,
+  ): void {
+    const entries = this.#leaf_count[subtree]!;
+    if (entries > 0) {
+      const leaf = this.#leafAt(subtree, entries - 1);
+      const count = this.#count(leaf);
+      if (count < LEAF_EXTENTS && this.#end((leaf << AT_BITS) | (count - 1)) <= start) {
+        this.#gap_leaf = leaf;
+        this.#gap_at = count;
+        const word0 = place | ((sectors - 1) << SECTORS_SHIFT) | (clean ? CLEAN : 0);
+        return this.#put(start, word0, this.#live[seg]!);
+      }
+    }
+    this.insertCached(subtree * SUBTREE_SECTORS + start, sectors, seg, place, clean);
+  }
+
   /** Enters cached bytes; whatever the range overlapped is cut, split or removed. */
   insertCached(
     sector: number,
@@ -605,6 +628,11 @@ export class ExtentIndex {
       else this.#makeRoom(subtree, this.#gap_entry, this.#gap_leaf, from);
       this.#seek(subtree, from);
     }
+    this.#put(from, word0, word1);
+  }
+
+  /** Puts an extent into the gap, in a leaf that has room. */
+  #put(from: number, word0: number, word1: number): void {
     const { halves, words } = this.#leaves;
     const first_half = this.#gap_leaf * LEAF_HALVES;
     const first_word = this.#gap_leaf * LEAF_WORDS + FIRST_EXTENT_WORD;

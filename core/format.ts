@@ -19,6 +19,7 @@ assert(new Uint8Array(Uint32Array.of(1).buffer)[0] === 1, "the machine is little
 
 /** The unit of the cached device: requests, keys and the backing device are aligned to it. */
 export const SECTOR_BYTES = 512;
+const SECTOR_SHIFT = 9;
 const TWO_POW_32 = 2 ** 32;
 
 // ---- "Map of the device"
@@ -121,13 +122,24 @@ export function dataBytes(geometry: Geometry): number {
 export const KEY_BYTES = 40;
 export const KEY_WORDS = 10;
 /** No key crosses a multiple of this on the cached device. */
-export const KEY_STRETCH_BYTES = 4 * 1024 * 1024;
+export const KEY_STRETCH_BYTES = 1 << 22;
+const STRETCH_SHIFT = 22;
 /** Key flag: the backing device holds the same bytes. */
 export const KEY_CLEAN = 1 << 1;
 
 /** Byte offset on the cached device of the key at word index `at`. */
 export function keyOff(words: Uint32Array, at: number): number {
   return words[at]! + words[at + 1]! * TWO_POW_32;
+}
+
+/** Number of the stretch of the cached device that the key at word index `at` lies in. Below 2^53 bytes, as every device is. */
+export function keyStretch(words: Uint32Array, at: number): number {
+  return (words[at + 1]! << (32 - STRETCH_SHIFT)) | (words[at]! >>> STRETCH_SHIFT);
+}
+
+/** Where in that stretch it begins, in sectors. */
+export function keyStretchSector(words: Uint32Array, at: number): number {
+  return (words[at]! & (KEY_STRETCH_BYTES - 1)) >>> SECTOR_SHIFT;
 }
 
 /** Length in bytes of the key at word index `at`. */

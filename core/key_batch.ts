@@ -54,17 +54,22 @@ export class KeyBatch {
     this.#most = most;
   }
 
-  /** Adds cached bytes, as `ExtentIndex.insertCached` takes them. */
-  add(sector: number, sectors: number, seg: number, place: number, clean: boolean): void {
+  /** Adds cached bytes, as `ExtentIndex.appendCached` takes them. */
+  add(
+    subtree: number,
+    start: number,
+    sectors: number,
+    seg: number,
+    place: number,
+    clean: boolean,
+  ): void {
     if (this.#count === this.#most) this.enter();
     const number = this.#count++;
     const at = number * RECORD_WORDS;
-    const subtree = Math.floor(sector / SUBTREE);
     if (at === this.#records.length) this.#grow();
     const records = this.#records;
     records[at] = subtree;
-    records[at + 1] = (sector & START_MASK) | ((sectors - 1) << SECTORS_SHIFT) |
-      (clean ? CLEAN : 0);
+    records[at + 1] = start | ((sectors - 1) << SECTORS_SHIFT) | (clean ? CLEAN : 0);
     records[at + 2] = seg | ((number >>> LOWER_NUMBER_BITS) << SEGMENT_BITS);
     records[at + 3] = place | (number << PLACE_BITS);
   }
@@ -135,8 +140,9 @@ export class KeyBatch {
   }
 
   #insert(at: number): void {
-    this.#index.insertCached(
-      this.#records[at]! * SUBTREE + this.#start(at),
+    this.#index.appendCached(
+      this.#records[at]!,
+      this.#start(at),
       this.#sectors(at),
       this.#records[at + 2]! & SEGMENT_MASK,
       this.#records[at + 3]! & PLACE_MASK,

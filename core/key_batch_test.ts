@@ -31,7 +31,14 @@ Deno.test("an index that was filled in batches is as one that was filled key by 
         const place = random.below(32768 - sectors);
         const is_clean = random.below(2) === 0;
         alone!.insertCached(sector, sectors, seg, place, is_clean);
-        batch.add(sector, sectors, seg, place, is_clean);
+        batch.add(
+          Math.floor(sector / SUBTREE_SECTORS),
+          sector % SUBTREE_SECTORS,
+          sectors,
+          seg,
+          place,
+          is_clean,
+        );
       }
       batch.enter();
       assertEquals(extents(batched!), extents(alone!), `${most} keys a batch, over ${reach}`);
@@ -43,10 +50,10 @@ Deno.test("a batch may be entered and filled again, also when it is empty", () =
   const index = new ExtentIndex(SUBTREE_SECTORS, 4);
   const batch = new KeyBatch(index, 8);
   batch.enter();
-  batch.add(8, 8, 1, 0, false);
+  batch.add(0, 8, 8, 1, 0, false);
   batch.enter();
   batch.enter();
-  batch.add(0, SUBTREE_SECTORS, 3, 100, true);
+  batch.add(0, 0, SUBTREE_SECTORS, 3, 100, true);
   batch.enter();
   assertEquals(extents(index), [[0, SUBTREE_SECTORS, 3, 100, 1]]);
 });

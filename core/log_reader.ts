@@ -150,18 +150,18 @@ export function keyRefusal(
   cache: OpenedCache,
   size_bytes: number,
 ): string {
-  const off = keyOff(words, at);
   const len = keyLen(words, at);
   const seg_off = keySegOff(words, at);
+  const in_stretch = words[at]! & (STRETCH - 1);
   if (len === 0) return "length 0, but a key has at least one sector";
-  if (((words[at]! | len) & (SECTOR - 1)) !== 0) {
-    return `range ${off}+${len}, but keys are aligned to ${SECTOR_BYTES} bytes`;
+  if (((in_stretch | len) & (SECTOR - 1)) !== 0) {
+    return `${rangeOf(words, at)}, but keys are aligned to ${SECTOR_BYTES} bytes`;
   }
-  if (off + len > size_bytes) {
-    return `range ${off}+${len}, but the cached device has ${size_bytes} bytes`;
+  if (keyOff(words, at) + len > size_bytes) {
+    return `${rangeOf(words, at)}, but the cached device has ${size_bytes} bytes`;
   }
-  if ((words[at]! & (STRETCH - 1)) + len > STRETCH) {
-    return `range ${off}+${len}, but a key never crosses a multiple of ${KEY_STRETCH_BYTES}`;
+  if (in_stretch + len > STRETCH) {
+    return `${rangeOf(words, at)}, but a key never crosses a multiple of ${KEY_STRETCH_BYTES}`;
   }
   const flags = keyFlags(words, at);
   if ((flags & ~CLEAN) !== 0) {
@@ -180,4 +180,8 @@ export function keyRefusal(
     return `generation ${keyGen(words, at)}, but at most ${MAX_GENERATION} is possible`;
   }
   return "";
+}
+
+function rangeOf(words: Uint32Array, at: number): string {
+  return `range ${keyOff(words, at)}+${keyLen(words, at)}`;
 }

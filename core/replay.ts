@@ -22,9 +22,10 @@ import {
   keyFlags,
   keyGen,
   keyLen,
-  keyOff,
   keySeg,
   keySegOff,
+  keyStretch,
+  keyStretchSector,
   KSET_HEADER_BYTES,
   ksetBytes,
   SECTOR_BYTES,
@@ -39,6 +40,7 @@ import { Staging } from "./staging.ts";
 
 // Own names for what is imported: V8 folds a module's constants into its code, and loads and checks imported ones at each use.
 const SECTOR = SECTOR_BYTES;
+const SECTOR_SHIFT = 9;
 const CLEAN = KEY_CLEAN;
 
 /** How much of the log lies between two reports of how far replay has come. */
@@ -188,14 +190,13 @@ function replayKey(
     sums?.clear(seg);
     dirty_bytes[seg] = 0;
   }
-  const len = keyLen(words, at);
-  const sectors = len / SECTOR;
-  const place = keySegOff(words, at) / SECTOR;
+  const sectors = keyLen(words, at) >>> SECTOR_SHIFT;
+  const place = keySegOff(words, at) >>> SECTOR_SHIFT;
   const is_clean = (keyFlags(words, at) & CLEAN) !== 0 || !behind_dirty_tail;
-  batch.add(keyOff(words, at) / SECTOR, sectors, seg, place, is_clean);
+  batch.add(keyStretch(words, at), keyStretchSector(words, at), sectors, seg, place, is_clean);
   segments.addKey(seg);
   sums?.add(seg, place, sectors, keyCrc(words, at) | 0);
-  if (!is_clean) dirty_bytes[seg] = dirty_bytes[seg]! + len;
+  if (!is_clean) dirty_bytes[seg] = dirty_bytes[seg]! + sectors * SECTOR;
 }
 
 function claimNext(reader: LogReader, segments: Segments): void {
