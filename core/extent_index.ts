@@ -597,6 +597,7 @@ export class ExtentIndex {
 
   /** Moves extents, within a leaf to the left or into another leaf. */
   #move(from_leaf: number, from_at: number, count: number, to_leaf: number, to_at: number): void {
+    if (count === 0) return;
     const { halves, words } = this.#leaves;
     const from_half = from_leaf * LEAF_HALVES + from_at;
     halves.copyWithin(to_leaf * LEAF_HALVES + to_at, from_half, from_half + count);
@@ -709,8 +710,11 @@ export class ExtentIndex {
     const { halves, words } = this.#directories;
     const bounds = this.#bounds[subtree]!;
     const numbers = this.#numbers[subtree]!;
-    halves.copyWithin(bounds + entry + 1, bounds + entry, bounds + entries);
-    words.copyWithin(numbers + entry + 1, numbers + entry, numbers + entries);
+    // Where nothing has to move, as at a subtree's end, the calls alone would cost as much as the rest.
+    if (entry < entries) {
+      halves.copyWithin(bounds + entry + 1, bounds + entry, bounds + entries);
+      words.copyWithin(numbers + entry + 1, numbers + entry, numbers + entries);
+    }
     halves[bounds + entry] = bound;
     words[numbers + entry] = leaf;
     this.#leaf_count[subtree] = entries + 1;
@@ -721,8 +725,10 @@ export class ExtentIndex {
     const bounds = this.#bounds[subtree]!;
     const numbers = this.#numbers[subtree]!;
     const entries = this.#leaf_count[subtree]!;
-    halves.copyWithin(bounds + entry, bounds + entry + 1, bounds + entries);
-    words.copyWithin(numbers + entry, numbers + entry + 1, numbers + entries);
+    if (entry + 1 < entries) {
+      halves.copyWithin(bounds + entry, bounds + entry + 1, bounds + entries);
+      words.copyWithin(numbers + entry, numbers + entry + 1, numbers + entries);
+    }
     this.#leaf_count[subtree] = entries - 1;
     if (entries > 1) {
       halves[bounds] = 0;

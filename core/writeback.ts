@@ -35,11 +35,14 @@ import {
   keyOff,
   keySeg,
   keySegOff,
+  keyStretch,
+  keyStretchSector,
   KSET_MAX_KEYS,
   SECTOR_BYTES,
 } from "./format.ts";
 import { LOG_END, LOG_KEYS, LogReader } from "./log_reader.ts";
 import { type Gather, MAX_GATHER } from "./platform.ts";
+import { RowOrder } from "./row_order.ts";
 import { SlotPool } from "./slot_pool.ts";
 import type { EngineState } from "./state.ts";
 import type { Refused } from "./through.ts";
@@ -146,20 +149,20 @@ export class WriteBack {
   #retry_ms = RETRY_MS;
 
   /**
-   * The batch: its dirty keys as they stand in the log, and their numbers: sorted by subtree, then by age, while it is written, and by
-   * place when some of it could not be.
+   * The batch: its dirty keys as they stand in the log. A row for each of those that are not written yet, from `#first_key` on: by
+   * subtree, then by age. And the numbers of all, by place, if some of it could not be written.
    */
   readonly #batch_ksets: number;
   readonly #batch_keys: number;
   readonly #keys: Uint32Array;
-  readonly #order: Float64Array;
+  readonly #rows: RowOrder;
+  #by_place = new Float64Array(0);
   #key_count = 0;
   #kset_count = 0;
-  /** Those that are not written yet: how many, and which was the first. */
-  #order_count = 0;
   #first_key = 0;
   #was_full = false;
-  #next_key = 0;
+  /** The next row's place in their order. */
+  #next_row = 0;
   /** One subtree of the batch, the newest version of each sector. */
   readonly #merged: ExtentIndex;
   #merged_base = 0;
@@ -179,7 +182,7 @@ export class WriteBack {
     this.#batch_ksets = batch_ksets;
     this.#batch_keys = Math.min(batch_ksets * KSET_MAX_KEYS, BATCH_KEYS);
     this.#keys = new Uint32Array(this.#batch_keys * KEY_WORDS);
-    this.#order = new Float64Array(this.#batch_keys);
+    this.#rows = new RowOrder(this.#batch_keys);
     this.#state = state;
     this.#last_end_ms = state.now_ms;
     const { cache, memory } = state;
@@ -355,13 +358,12 @@ export class WriteBack {
   }
 
   #sort(): void {
-    this.#order_count = 0;
+    this.#rows.clear();
     for (let key = this.#first_key; key < this.#key_count; key++) {
-      const subtree = Math.floor(this.#keySector(key) / SUBTREE_SECTORS);
-      this.#order[this.#order_count++] = subtree * this.#batch_keys + key;
+      this.#rows.add(keyStretch(this.#keys, key * KEY_WORDS));
     }
-    this.#order.subarray(0, this.#order_count).sort();
-    this.#next_key = 0;
+    this.#rows.sort();
+    this.#next_row = 0;
     this.#merged_next = SUBTREE_SECTORS;
   }
 
@@ -505,7 +507,7 @@ export class WriteBack {
         ? this.#merged.find(this.#merged_next)
         : -1;
       if (extent >= 0) return extent;
-      if (this.#next_key === this.#order_count) return -1;
+      if (this.#next_row === this.#rows.count) return -1;
       this.#mergeSubtree();
     }
   }
@@ -513,14 +515,15 @@ export class WriteBack {
   /** Enters the keys of the next subtree, oldest first. */
   #mergeSubtree(): void {
     this.#merged.remove(0, SUBTREE_SECTORS);
-    const subtree = Math.floor(this.#order[this.#next_key]! / this.#batch_keys);
+    const rows = this.#rows;
+    const subtree = rows.number(rows.row(this.#next_row));
     this.#merged_base = subtree * SUBTREE_SECTORS;
     this.#merged_next = 0;
-    for (; this.#next_key < this.#order_count; this.#next_key++) {
-      const row = this.#order[this.#next_key]!;
-      if (Math.floor(row / this.#batch_keys) !== subtree) return;
-      const key = row % this.#batch_keys;
-      const start = this.#keySector(key) - this.#merged_base;
+    for (; this.#next_row < rows.count; this.#next_row++) {
+      const row = rows.row(this.#next_row);
+      if (rows.number(row) !== subtree) return;
+      const key = this.#first_key + row;
+      const start = keyStretchSector(this.#keys, key * KEY_WORDS);
       const seg = keySeg(this.#keys, key * KEY_WORDS);
       this.#merged.insertCached(start, this.#keySectors(key), seg, this.#keyPlace(key), false);
     }
@@ -612,11 +615,10 @@ export class WriteBack {
     this.#next_failed = 0;
     if (this.#failed.length === 0) return;
     this.#failed.sort((a, b) => a.sector - b.sector);
-    for (let key = 0; key < this.#key_count; key++) {
+    this.#by_place = Float64Array.from({ length: this.#key_count }, (_, key) => {
       const seg = keySeg(this.#keys, key * KEY_WORDS);
-      this.#order[key] = (seg * MAX_PLACES + this.#keyPlace(key)) * this.#batch_keys + key;
-    }
-    this.#order.subarray(0, this.#key_count).sort();
+      return (seg * MAX_PLACES + this.#keyPlace(key)) * this.#batch_keys + key;
+    }).sort();
   }
 
   /** The first range that failed and overlaps `[sector, end)`. */
@@ -703,12 +705,12 @@ export class WriteBack {
     let high = this.#key_count;
     while (low < high) {
       const middle = (low + high) >>> 1;
-      if (this.#order[middle]! < wanted) low = middle + 1;
+      if (this.#by_place[middle]! < wanted) low = middle + 1;
       else high = middle;
     }
     // The keys of a segment overlap only where one is a part of the other, which is logged later.
     for (let at = low - 1; at >= 0; at--) {
-      const key = this.#order[at]! % this.#batch_keys;
+      const key = this.#by_place[at]! % this.#batch_keys;
       if (keySeg(this.#keys, key * KEY_WORDS) !== seg) return -1;
       if (place + sectors <= this.#keyPlace(key) + this.#keySectors(key)) return key;
     }

@@ -170,8 +170,8 @@ export const CANARIES: readonly Canary[] = [
   {
     name: "write-back writes the oldest version of a batch",
     file: "writeback.ts",
-    find: "    this.#order.subarray(0, this.#order_count).sort();\n    this.#next_key",
-    replace: "    this.#order.subarray(0, this.#order_count).sort().reverse();\n    this.#next_key",
+    find: "      this.#merged.insertCached(start,",
+    replace: "      if (this.#merged.holds(start) < 0) this.#merged.insertCached(start,",
   },
   {
     name: "a fill is stored over a newer write",
