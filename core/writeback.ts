@@ -62,7 +62,7 @@ const MAX_WRITE_SECTORS = 2048;
 const MAX_ZERO_SECTORS = 65536;
 /**
  * Most writes under way; most while requests keep coming, when somebody waits for all of it or much of the cache is dirty, and when not.
- * Requests wait while writes are begun: with 64 at a time the p99 of hits was ten times the quiet one, with 4 three times, at four
+ * Requests wait while writes are begun: with 64 at a time the p99 of hits was ten times the quiet one, with 4 two to three times, at four
  * fifths of the rate (2026-11-21).
  */
 const MAX_WRITES = 64;
