@@ -330,6 +330,13 @@ insists on io_uring,
 .B poll
 does without it. Otherwise it is used where the kernel has it.
 .TP
+.B GLIBC_TUNABLES
+A device process has
+.B glibc.malloc.hugetlb=1
+in front of it, so that large tables lie in huge pages;
+.B glibc.malloc.hugetlb=0
+turns that off.
+.TP
 .BR LC_ALL ", " LC_CTYPE ", " LANG
 Of
 .BR "ls \-\-tree" :

@@ -11,7 +11,7 @@ import { SCRIPTS } from "./script.ts";
 /** A seeded bug. */
 export interface Canary {
   readonly name: string;
-  /** The script, or "faults", that is known to catch it: it is looked for there first, and everywhere after that. */
+  /** The script, "random" with a seed, or "faults", that is known to catch it: it is looked for there first, and everywhere after that. */
   readonly by?: string;
   /** File, as seen from core/. */
   readonly file: string;
@@ -313,7 +313,7 @@ export const CANARIES: readonly Canary[] = [
   },
   {
     name: "scrub looks at what is being read",
-    by: "writethrough: all messages, beside requests, pmem",
+    by: "random 72",
     file: "upkeep.ts",
     find: "if (!index.isLive(extent) || index.isPlaceholder(extent)) return true;",
     replace: "if (!index.isLive(extent)) return true;",
@@ -396,7 +396,9 @@ function copyFolder(folder: string, dir: string): void {
 /** The jobs of a hunt: what is known to catch it (see `Canary`), then few states everywhere, then more. */
 export function* huntJobs(by: string): Generator<Job> {
   const known = SCRIPTS.findIndex(({ name }) => name === by);
+  const random = /^random (\d+)$/.exec(by)?.[1];
   for (const most of [8, 64]) {
+    if (random !== undefined) yield { kind: "random", seed: Number(random), most };
     if (known >= 0) yield { kind: "script", index: known, seed: most, most };
     if (by === "faults") yield { kind: "faults", seed: most };
   }
