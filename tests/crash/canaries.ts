@@ -79,8 +79,8 @@ export const CANARIES: readonly Canary[] = [
     name: "the end mark behind a kset is left out",
     by: "old ksets behind the key head, pmem",
     file: "log.ts",
-    find: "      this.#clear(seg, off + KSET_HEADER_BYTES);\n      left",
-    replace: "      this.#clear(seg, off);\n      left",
+    find: "Math.min(Math.ceil(to_off / CLEAR_BYTES) * CLEAR_BYTES, data_bytes)",
+    replace: "Math.min(to_off - KSET_HEADER_BYTES, data_bytes)",
   },
   {
     name: "the segment that the log goes on in is not cleared first",
