@@ -324,6 +324,8 @@ export class ExtentIndex {
     place: number,
     clean: boolean,
   ): void {
+    assert(place + sectors <= PLACE_MASK + 1, "a place in a data area has 15 bits");
+    assert(start + sectors <= SUBTREE_SECTORS, "an extent lies in one subtree");
     const entries = this.#leaf_count[subtree]!;
     if (entries > 0) {
       const leaf = this.#leafAt(subtree, entries - 1);

@@ -147,6 +147,11 @@ export function keyLen(words: Uint32Array, at: number): number {
   return words[at + 2]!;
 }
 
+/** The same in sectors. */
+export function keySectors(words: Uint32Array, at: number): number {
+  return words[at + 2]! >>> SECTOR_SHIFT;
+}
+
 /** Flags of the key at word index `at`. */
 export function keyFlags(words: Uint32Array, at: number): number {
   return words[at + 3]!;
@@ -160,6 +165,11 @@ export function keySeg(words: Uint32Array, at: number): number {
 /** Offset in bytes in that segment's data area. */
 export function keySegOff(words: Uint32Array, at: number): number {
   return words[at + 5]!;
+}
+
+/** The same in sectors. */
+export function keyPlace(words: Uint32Array, at: number): number {
+  return words[at + 5]! >>> SECTOR_SHIFT;
 }
 
 /** Generation of that segment when the space was taken. */

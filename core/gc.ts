@@ -13,7 +13,7 @@
  */
 
 import { Keeper } from "./eviction.ts";
-import { keyGen, keyLen, keyOff, keySeg, keySegOff, SECTOR_BYTES } from "./format.ts";
+import { keyGen, keyOff, keyPlace, keySectors, keySeg, SECTOR_BYTES } from "./format.ts";
 import { LOG_END, LOG_KEYS, LogReader } from "./log_reader.ts";
 import type { EngineState } from "./state.ts";
 
@@ -198,8 +198,7 @@ export class Gc {
       const seg = keySeg(words, at);
       if (keyGen(words, at) !== generations.get(seg)) continue;
       const sector = keyOff(words, at) / SECTOR_BYTES;
-      const sectors = keyLen(words, at) / SECTOR_BYTES;
-      this.#keeper.visit(sector, sectors, seg, keySegOff(words, at) / SECTOR_BYTES);
+      this.#keeper.visit(sector, keySectors(words, at), seg, keyPlace(words, at));
     }
   }
 

@@ -20,6 +20,7 @@
 
 import { assert } from "./assert.ts";
 import { type ExtentIndex, SUBTREE_SECTORS } from "./extent_index.ts";
+import { keyPlace, keySectors, keySeg, keyStretch, keyStretchSector } from "./format.ts";
 
 /** Most keys in a batch. */
 const BATCH_KEYS = 1 << 20;
@@ -54,24 +55,18 @@ export class KeyBatch {
     this.#most = most;
   }
 
-  /** Adds cached bytes, as `ExtentIndex.appendCached` takes them. */
-  add(
-    subtree: number,
-    start: number,
-    sectors: number,
-    seg: number,
-    place: number,
-    clean: boolean,
-  ): void {
+  /** Adds the key at word index `at`, which was checked. `clean`: the backing device holds the same, whatever the key says. */
+  add(words: Uint32Array, at: number, clean: boolean): void {
     if (this.#count === this.#most) this.enter();
     const number = this.#count++;
-    const at = number * RECORD_WORDS;
-    if (at === this.#records.length) this.#grow();
+    const to = number * RECORD_WORDS;
+    if (to === this.#records.length) this.#grow();
     const records = this.#records;
-    records[at] = subtree;
-    records[at + 1] = start | ((sectors - 1) << SECTORS_SHIFT) | (clean ? CLEAN : 0);
-    records[at + 2] = seg | ((number >>> LOWER_NUMBER_BITS) << SEGMENT_BITS);
-    records[at + 3] = place | (number << PLACE_BITS);
+    records[to] = keyStretch(words, at);
+    records[to + 1] = keyStretchSector(words, at) | ((keySectors(words, at) - 1) << SECTORS_SHIFT) |
+      (clean ? CLEAN : 0);
+    records[to + 2] = keySeg(words, at) | ((number >>> LOWER_NUMBER_BITS) << SEGMENT_BITS);
+    records[to + 3] = keyPlace(words, at) | (number << PLACE_BITS);
   }
 
   /** Enters all of them into the index. */

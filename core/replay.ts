@@ -22,10 +22,10 @@ import {
   keyFlags,
   keyGen,
   keyLen,
+  keyPlace,
+  keySectors,
   keySeg,
   keySegOff,
-  keyStretch,
-  keyStretchSector,
   KSET_HEADER_BYTES,
   ksetBytes,
   SECTOR_BYTES,
@@ -40,7 +40,6 @@ import { Staging } from "./staging.ts";
 
 // Own names for what is imported: V8 folds a module's constants into its code, and loads and checks imported ones at each use.
 const SECTOR = SECTOR_BYTES;
-const SECTOR_SHIFT = 9;
 const CLEAN = KEY_CLEAN;
 
 /** How much of the log lies between two reports of how far replay has come. */
@@ -190,10 +189,10 @@ function replayKey(
     sums?.clear(seg);
     dirty_bytes[seg] = 0;
   }
-  const sectors = keyLen(words, at) >>> SECTOR_SHIFT;
-  const place = keySegOff(words, at) >>> SECTOR_SHIFT;
+  const sectors = keySectors(words, at);
+  const place = keyPlace(words, at);
   const is_clean = (keyFlags(words, at) & CLEAN) !== 0 || !behind_dirty_tail;
-  batch.add(keyStretch(words, at), keyStretchSector(words, at), sectors, seg, place, is_clean);
+  batch.add(words, at, is_clean);
   segments.addKey(seg);
   sums?.add(seg, place, sectors, keyCrc(words, at) | 0);
   if (!is_clean) dirty_bytes[seg] = dirty_bytes[seg]! + sectors * SECTOR;

@@ -31,10 +31,10 @@ import {
   keyCrc,
   keyFlags,
   keyGen,
-  keyLen,
   keyOff,
+  keyPlace,
+  keySectors,
   keySeg,
-  keySegOff,
   keyStretch,
   keyStretchSector,
   KSET_MAX_KEYS,
@@ -372,11 +372,11 @@ export class WriteBack {
   }
 
   #keySectors(key: number): number {
-    return keyLen(this.#keys, key * KEY_WORDS) / SECTOR_BYTES;
+    return keySectors(this.#keys, key * KEY_WORDS);
   }
 
   #keyPlace(key: number): number {
-    return keySegOff(this.#keys, key * KEY_WORDS) / SECTOR_BYTES;
+    return keyPlace(this.#keys, key * KEY_WORDS);
   }
 
   /** How many writes may be under way now. */

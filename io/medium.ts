@@ -173,7 +173,7 @@ export class Medium implements Memory {
     }
     this.cache_bytes = cache_bytes;
     try {
-      this.prepare();
+      this.#prepareFrom(before_bytes);
     } catch (error) {
       this.cache_bytes = before_bytes;
       throw error;
@@ -188,8 +188,12 @@ export class Medium implements Memory {
    * @throws CacheError when there is no space, or no way to know
    */
   prepare(): void {
+    this.#prepareFrom(0);
+  }
+
+  #prepareFrom(from_bytes: number): void {
     if (this.#file.kind === "file") this.#allocate();
-    if (!this.barrier_is_cheap) this.#dropCached();
+    if (!this.barrier_is_cheap) this.#dropCached(from_bytes);
   }
 
   #allocate(): void {
@@ -216,9 +220,15 @@ export class Medium implements Memory {
    * Who wrote or read the device before may have left its pages in large folios: of these a single store has a megabyte written at the
    * next barrier. What a process has mapped stays, also where that is us: pages that we bring in are single ones.
    */
-  #dropCached(): void {
+  #dropCached(from_bytes: number): void {
     this.barrierSync(); // what is dirty would stay, too
-    libc.posix_fadvise(this.#file.fd, 0n, BigInt(this.cache_bytes), POSIX_FADV_DONTNEED);
+    const len_bytes = this.cache_bytes - from_bytes;
+    libc.posix_fadvise(
+      this.#file.fd,
+      BigInt(from_bytes),
+      BigInt(len_bytes),
+      POSIX_FADV_DONTNEED,
+    );
   }
 
   #noSpace(): CacheError {
