@@ -366,6 +366,8 @@ class Device {
     this.#now_ms = now_ms;
     this.#engine.tick(now_ms);
     while (ring.next()) this.#handle(ring.user, ring.result);
+    // What can be answered at once is, before the engine does what nobody waits for.
+    this.#frontend.turn(now_ms);
     do this.#engine.pump(now_ms); while (
       this.#frontend.turn(now_ms) || this.#backing.turn(now_ms, this.#engine)
     );
