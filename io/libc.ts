@@ -37,6 +37,7 @@ const symbols = {
   posix_fadvise: { parameters: ["i32", "u64", "u64", "i32"], result: "i32" },
   prctl: { parameters: ["i32", "u64", "u64", "u64", "u64"], result: "i32" },
   sched_yield: { parameters: [], result: "i32" },
+  memcpy: { parameters: ["u64", "buffer", "u64"], result: "void" },
   getpagesize: { parameters: [], result: "i32" },
   lseek: { parameters: ["i32", "i64", "i32"], result: "i64" },
   ioctl: { parameters: ["i32", "u64", "buffer"], result: "i32" },

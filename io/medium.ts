@@ -271,8 +271,14 @@ export class Medium implements Memory {
 
   write(addr: number, from: Uint8Array, len_bytes: number): void {
     this.#check(addr, len_bytes);
+    assert(len_bytes <= from.length, "memory: what is stored is there");
     this.#forgetStreamed();
-    this.#bytes.set(len_bytes === from.length ? from : from.subarray(0, len_bytes), addr);
+    // Where `Uint8Array.set` would make an object of the address, and of a part of `from`.
+    libc.memcpy(
+      this.#arena.absolute(addr),
+      from as Uint8Array<ArrayBuffer>,
+      this.#len_word.set(len_bytes),
+    );
   }
 
   copy(to_addr: number, from_addr: number, len_bytes: number): void {
