@@ -37,8 +37,8 @@ export interface Frontend {
   /** Handles a completion of one of its kinds of tokens. */
   handle(kind: number, user: number, result: number): void;
   /**
-   * Hands on what the engine has placed and answered; to be called right after the engine was pumped. True: the engine has
-   * got more to do, so pump it again before the loop sleeps.
+   * Hands on what the engine has placed and answered; to be called before the engine is pumped, so that what is answered leaves first,
+   * and right after. True: the engine has got more to do, so pump it again before the loop sleeps.
    */
   turn(now_ms: number): boolean;
   /** How long the loop may sleep before the next turn. */

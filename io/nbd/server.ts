@@ -168,8 +168,9 @@ export class NbdServer {
   }
 
   /**
-   * Hands on what the engine has placed and answered, and goes on with connections that waited; to be called right
-   * after the engine was pumped. True: the engine has got more to do, so pump it again before the loop sleeps.
+   * Hands on what the engine has placed and answered, and goes on with connections that waited; to be called before the engine is
+   * pumped, so that what is answered leaves first, and right after. True: the engine has got more to do, so pump it again before the
+   * loop sleeps.
    */
   turn(now_ms: number): boolean {
     const hub = this.#hub;

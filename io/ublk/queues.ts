@@ -174,8 +174,8 @@ export class Queues {
   }
 
   /**
-   * Hands on what the engine has placed and answered, and begins requests that wait; to be called right after the engine
-   * was pumped. True: the engine has got more to do.
+   * Hands on what the engine has placed and answered, and begins requests that wait; to be called before the engine is pumped, so that
+   * what is answered leaves first, and right after. True: the engine has got more to do.
    */
   turn(): boolean {
     this.#takeWaiting();
