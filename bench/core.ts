@@ -263,9 +263,27 @@ async function allocations(): Promise<void> {
   }
 }
 
+/** How many extents there are in each row. Ends the program for arguments that it does not know. */
+function chosenSizes(): number[] {
+  const { extents } = parseArgs(Deno.args, {
+    string: ["extents"],
+    unknown: (arg: string) => refuse(arg),
+  });
+  if (extents === undefined) return SIZES;
+  const sizes = extents.split(",").map(Number);
+  const are_right = sizes.every((size: number) =>
+    Number.isSafeInteger(size) && size >= NEAR_EXTENTS
+  );
+  return are_right ? sizes : refuse(`--extents ${extents}`);
+}
+
+function refuse(what: string): never {
+  console.error(`bench:core: ${what}: --extents N[,N...], whole numbers from 1000 on, is wanted`);
+  Deno.exit(1);
+}
+
 async function main(): Promise<void> {
-  const options = parseArgs(Deno.args, { string: ["extents"] });
-  const sizes = options.extents === undefined ? SIZES : options.extents.split(",").map(Number);
+  const sizes = chosenSizes();
   costs(SIZES[0]!, true); // so that the first row meets compiled code, as the others do
   const rows: Costs[] = [];
   for (const data_crc of [false, true]) {
