@@ -21,6 +21,7 @@ export class ScratchMemory implements Memory {
   readonly buffer_bytes: number = BUFFER_BYTES;
   readonly barrier_is_cheap = true;
   readonly #chunks: (Uint32Array | undefined)[];
+  /** Chunks that are not stored to yet: `reserve`. */
   #spare: Uint32Array[] = [];
   /** The engine's own arrays, of which there are few, as words. */
   readonly #words = new Map<Uint8Array, Uint32Array>();

@@ -61,6 +61,23 @@ Deno.test("Medium: what stores are aimed at has its pages, and its content", () 
   });
 });
 
+Deno.test("Medium: what is stored is there, also when it is small and V8 keeps it among its objects", () => {
+  withDir("/dev/shm", (dir) => {
+    withMedium(sparseFile(`${dir}/c`, CACHE_BYTES), (medium) => {
+      const got = new Uint8Array(24);
+      // Often enough that it is compiled, and its calls with it.
+      for (let i = 0; i < 100_000; i++) {
+        const bytes = new Uint8Array(24).fill(i);
+        medium.write(4096, bytes, 24);
+        if (i % 100 !== 0) continue;
+        medium.read(4096, got, 24);
+        assertEquals(got, bytes);
+      }
+      assertThrows(() => medium.write(4096, got, 25), Error, "what is stored is there");
+    });
+  });
+});
+
 Deno.test("Medium: addresses outside are refused before they are touched", () => {
   withDir("/dev/shm", (dir) => {
     withMedium(sparseFile(`${dir}/c`, CACHE_BYTES + 512), (medium) => {
