@@ -164,7 +164,7 @@ export class ExtentIndex {
   #gap_entry = -1;
   #gap_leaf = 0;
   #gap_at = 0;
-  /** Sectors to be looked up soon: subtree, sector in it, leaf. */
+  /** Sectors to be looked up soon: subtree, sector in it, leaf (before that is known: where its number is; -1: there is none). */
   readonly #expected_subtree = new Int32Array(MAX_EXPECTED);
   readonly #expected_from = new Int32Array(MAX_EXPECTED);
   readonly #expected_leaf = new Int32Array(MAX_EXPECTED);
@@ -235,11 +235,11 @@ export class ExtentIndex {
 
   /**
    * Reads what look-ups of the expected sectors will read. In an index larger than the processor's caches a look-up waits for
-   * memory four times; here none of them waits for another, in loops so short that the processor has many reads under way.
+   * memory five times; here none of them waits for another, in loops so short that the processor has many reads under way.
    */
   fetch(): void {
     const { words } = this.#leaves;
-    const bounds = this.#directories.halves;
+    const { halves: bounds, words: numbers } = this.#directories;
     const count = this.#expected;
     this.#expected = 0;
     if (count === 1) return; // there is nothing to be done meanwhile
@@ -250,9 +250,14 @@ export class ExtentIndex {
     }
     for (let i = 0; i < count; i++) {
       const subtree = this.#expected_subtree[i]!;
-      const is_empty = this.#leaf_count[subtree] === 0;
       const entry = this.#entryFor(subtree, this.#expected_from[i]!);
-      this.#expected_leaf[i] = is_empty ? 0 : this.#leafAt(subtree, entry);
+      this.#expected_leaf[i] = this.#leaf_count[subtree] === 0
+        ? -1
+        : this.#numbers[subtree]! + entry;
+    }
+    for (let i = 0; i < count; i++) {
+      const at = this.#expected_leaf[i]!;
+      this.#expected_leaf[i] = at < 0 ? 0 : numbers[at]!;
     }
     for (let i = 0; i < count; i++) {
       const leaf = this.#expected_leaf[i]! * LEAF_WORDS;

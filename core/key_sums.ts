@@ -12,6 +12,7 @@
  * @module
  */
 
+import { MAX_EXPECTED } from "./extent_index.ts";
 import { classFor, classWords, RunArena } from "./run_arena.ts";
 
 const ENTRY_WORDS = 2;
@@ -30,16 +31,25 @@ export class KeySums {
   readonly #run: Uint32Array;
   readonly #count: Uint32Array;
   readonly #class: Uint8Array;
+  /** How a segment's last entry sorts; 0, which is before any, if there is none. */
+  readonly #last: Uint32Array;
   /** What `find` found. */
   found_start = 0;
   found_sectors = 0;
   /** The checksum as a signed number: an unsigned one may not fit what V8 passes without an allocation. */
   found_crc = 0;
+  /** Keys to be looked up soon: segment, and how the last entry that may be theirs sorts. */
+  readonly #expected_seg = new Uint32Array(MAX_EXPECTED);
+  readonly #expected_order = new Uint32Array(MAX_EXPECTED);
+  #expected = 0;
+  /** What `fetch` has read, so that it is not optimised away. */
+  #fetched = 0;
 
   constructor(segments: number) {
     this.#run = new Uint32Array(segments);
     this.#count = new Uint32Array(segments);
     this.#class = new Uint8Array(segments).fill(NO_CLASS);
+    this.#last = new Uint32Array(segments);
   }
 
   /** Memory held by the tables, in bytes. */
@@ -60,9 +70,31 @@ export class KeySums {
     const entry = this.#run[seg]! + at * ENTRY_WORDS;
     const end = this.#run[seg]! + this.#count[seg]! * ENTRY_WORDS;
     if (entry < end) words.copyWithin(entry + ENTRY_WORDS, entry, end);
+    else this.#last[seg] = order;
     words[entry] = order;
     words[entry + 1] = crc;
     this.#count[seg] = this.#count[seg]! + 1;
+  }
+
+  /** Notes that `find` will be asked about a range that starts there, after the next `fetch`. Most: MAX_EXPECTED. */
+  expect(seg: number, start: number): void {
+    const at = this.#expected++;
+    this.#expected_seg[at] = seg;
+    this.#expected_order[at] = orderOf(start, 0);
+  }
+
+  /** Reads what `find` will read for the expected ranges: none of them waits for memory behind another, as in `ExtentIndex.fetch`. */
+  fetch(): void {
+    const count = this.#expected;
+    this.#expected = 0;
+    if (count === 1) return; // there is nothing to be done meanwhile
+    let fetched = 0;
+    for (let i = 0; i < count; i++) {
+      const seg = this.#expected_seg[i]!;
+      const order = this.#expected_order[i]!;
+      if (order < this.#last[seg]!) fetched ^= this.#orderAt(seg, this.#guess(seg, order));
+    }
+    this.#fetched = fetched;
   }
 
   /** Finds a key that covers the range: true, and `found_*` tell which. */
@@ -85,10 +117,16 @@ export class KeySums {
     if (this.#class[seg] !== NO_CLASS) this.#arena.put(this.#run[seg]!, this.#class[seg]!);
     this.#class[seg] = NO_CLASS;
     this.#count[seg] = 0;
+    this.#last[seg] = 0;
   }
 
   #orderAt(seg: number, at: number): number {
     return this.#arena.words[this.#run[seg]! + at * ENTRY_WORDS]!;
+  }
+
+  /** The entry that sorts as `order` does if all keys are of one length; `order` is before the last entry's. */
+  #guess(seg: number, order: number): number {
+    return Math.floor((order / this.#last[seg]!) * (this.#count[seg]! - 1));
   }
 
   /**
@@ -97,11 +135,9 @@ export class KeySums {
    */
   #upperBound(seg: number, order: number): number {
     let high = this.#count[seg]!;
-    if (high === 0) return 0;
-    const last = this.#orderAt(seg, high - 1);
-    if (last <= order) return high;
+    if (this.#last[seg]! <= order) return high;
     let low = 0;
-    let at = Math.floor((order / last) * (high - 1));
+    let at = this.#guess(seg, order);
     const goes_up = this.#orderAt(seg, at) <= order;
     for (let step = 1; low <= at && at < high; step *= 4) {
       if ((this.#orderAt(seg, at) <= order) !== goes_up) {

@@ -40,6 +40,8 @@ export class Reads implements FillWaiter {
   readonly #begun: RequestQueue;
   /** Reads that wait for buffers or pieces, in order. */
   readonly #waiting: RequestQueue;
+  /** Where reads that are looked up together begin: extents, -1 for none. */
+  readonly #extents = new Int32Array(GROUP);
   /** The key that this walk verified last: its neighbours in the range need not do it again. */
   #verified_seg = -1;
   #verified_from = 0;
@@ -70,28 +72,51 @@ export class Reads implements FillWaiter {
       let slot = this.#begun.peek();
       let count = 0;
       for (; slot >= 0 && count < GROUP; slot = requests.next[slot]!, count++) {
-        index.expect(Math.floor(requests.off_bytes[slot]! / SECTOR));
+        index.expect(this.#sector(slot));
       }
       index.fetch();
-      for (; count > 0; count--) this.#answerOrWait(this.#begun.shift());
+      this.#findFirst(count);
+      this.#answerFirst(count);
     }
   }
 
-  /** A hit goes ahead of reads that wait; a miss would take the buffers that they wait for. */
-  #answerOrWait(slot: number): void {
-    if (this.#answerFromOne(slot)) return;
-    if (this.#attempt(slot, this.#waiting.is_empty)) return;
-    this.#state.counters.waited++;
-    this.#waiting.push(slot);
+  /** Finds where the first `count` reads that have come begin, and fetches what their checksums are found by. */
+  #findFirst(count: number): void {
+    const { index, requests, sums } = this.#state;
+    for (let i = 0, slot = this.#begun.peek(); i < count; slot = requests.next[slot]!, i++) {
+      const extent = index.find(this.#sector(slot));
+      this.#extents[i] = extent;
+      if (sums === null || extent < 0 || index.isPlaceholder(extent)) continue;
+      sums.expect(index.segment(extent), index.place(extent));
+    }
+    sums?.fetch();
   }
 
-  /** Answers a read of bytes that lie in one extent, as most do. False: they do not, or need what only a walk does. */
-  #answerFromOne(slot: number): boolean {
+  /** Answers them, or goes on with them otherwise: a hit ahead of reads that wait, a miss, which would take the buffers that they wait for, behind. */
+  #answerFirst(count: number): void {
+    let are_found = true;
+    for (let i = 0; i < count; i++) {
+      const slot = this.#begun.shift();
+      const extent = are_found ? this.#extents[i]! : this.#state.index.find(this.#sector(slot));
+      if (this.#answerFromOne(slot, extent)) continue;
+      are_found = false; // what comes now may change the index, and give an extent's number to another
+      if (this.#attempt(slot, this.#waiting.is_empty)) continue;
+      this.#state.counters.waited++;
+      this.#waiting.push(slot);
+    }
+  }
+
+  /** The first sector that a request asks for. */
+  #sector(slot: number): number {
+    return Math.floor(this.#state.requests.off_bytes[slot]! / SECTOR);
+  }
+
+  /** Answers a read of bytes that lie in one extent, as most do: the one found where they begin. False: they do not, or need what only a walk does. */
+  #answerFromOne(slot: number, extent: number): boolean {
     const { index, pieces, requests, segments, cache, heat } = this.#state;
     const off_bytes = requests.off_bytes[slot]!;
     const len_bytes = requests.len_bytes[slot]!;
-    const sector = Math.floor(off_bytes / SECTOR);
-    const extent = index.find(sector);
+    const sector = this.#sector(slot);
     if (extent < 0 || index.isPlaceholder(extent) || !index.isLive(extent)) return false;
     const skip_sectors = (sector & (SUBTREE - 1)) - index.start(extent);
     const skip_bytes = skip_sectors * SECTOR + (off_bytes & (SECTOR - 1));
