@@ -18,12 +18,16 @@ import { BLOCK_BYTES, EngineRig } from "./engine_rig.ts";
 import { median, short } from "./stats.ts";
 
 const SIZES = [10_000, 1_000_000, 10_000_000];
-const ROUNDS = 5;
-const GIB = 1024 ** 3;
+const ROUNDS = 9;
+/** Of the cache: so much more than the extents take, for what is overwritten. */
+const SPARE_BYTES = 16 * 1024 ** 3;
 /** So many extents, and what of the index leads to them, fit the processor's second cache. */
 const NEAR_EXTENTS = 1000;
-/** Operations of one round; fewer where the cache holds too few extents. */
+/** Operations of one round; fewer where the cache holds too few extents for what each can be met with but once. */
 const ROUND_OPS = 200_000;
+/** At least so many new blocks are written in one round, and so many keys replayed. */
+const FEWEST_WRITES = 20_000;
+const FEWEST_KEYS = 200_000;
 const ALLOCATION_OPS = 400_000;
 /** What is compiled allocates less than this for an operation: V8 puts a sample's whole interval on one function now and then. */
 const COMPILED_BYTES = 0.03;
@@ -67,90 +71,154 @@ interface Costs {
   readonly replay_keys: number;
 }
 
-/** The same loop, compiled. */
-function warmed(round: (ops: number) => void): (ops: number) => void {
-  const end_s = cpuSeconds() + WARM_S;
-  while (cpuSeconds() < end_s) round(20_000);
-  return round;
-}
+/** A loop that names blocks and does nothing else with them, and what is measured beside it. */
+type Loop = (subject: Subject, ops: number) => void;
 
-/** Medians, over rounds, of ns for each operation. */
-function nsOf(ops: number, round: (ops: number) => void): number {
-  round(Math.min(ops, 20_000)); // to be compiled
-  const rounds: number[] = [];
-  for (let n = 0; n < ROUNDS; n++) rounds.push(seconds(() => round(ops)) * 1e9 / ops);
-  return median(rounds);
-}
-
-function costs(extents: number, data_crc: boolean): Costs {
-  const dice = new Dice();
-  const rig = new EngineRig(extents, data_crc, 16 * GIB + extents * BLOCK_BYTES);
-  const { blocks } = rig;
-  // New blocks into a cache that holds nearly as many as it will: cost of a write that overlaps nothing.
-  const fresh = Math.min(ROUND_OPS, extents / 10);
-  let written = extents - (ROUNDS + 1) * fresh > 0 ? extents - (ROUNDS + 1) * fresh : 0;
-  rig.populate(written);
-  const write_ns = nsOf(fresh, (ops) => {
-    for (const end = written + ops; written < end; written++) {
-      rig.write(blocks.at(written) * BLOCK_BYTES, BLOCK_BYTES);
-    }
-  });
-  rig.turn();
-  for (; written < extents; written++) rig.write(blocks.at(written) * BLOCK_BYTES, BLOCK_BYTES);
-  rig.turn();
-  const { index } = rig.engine;
-  const extent_bytes = index.used_bytes / index.extents;
-  const sum_bytes = data_crc ? sumBytes(extents) : 0;
-  const measured = (round: (ops: number) => void) => nsOf(ROUND_OPS, warmed(round));
-  const loop_ns = measured((ops) => {
+const LOOPS = {
+  loop_ns: (subject: Subject, ops: number) => {
+    const { rig, dice, extents } = subject;
     for (let n = 0; n < ops; n++) {
-      rig.sum = (rig.sum + blocks.at(dice.below(extents)) * BLOCK_BYTES) | 0;
+      rig.sum = (rig.sum + rig.blocks.at(dice.below(extents)) * BLOCK_BYTES) | 0;
     }
-  });
-  const hitNs = (among: number) =>
-    measured((ops) => {
-      for (let n = 0; n < ops; n++) {
-        rig.read(blocks.at(dice.below(among)) * BLOCK_BYTES, BLOCK_BYTES);
+  },
+  hit_ns: (subject: Subject, ops: number) => subject.hit(ops, subject.extents),
+  near_hit_ns: (subject: Subject, ops: number) => subject.hit(ops, NEAR_EXTENTS),
+  overwrite_ns: (subject: Subject, ops: number) => {
+    const { rig, dice, extents } = subject;
+    for (let n = 0; n < ops; n++) {
+      rig.write(rig.blocks.at(dice.below(extents)) * BLOCK_BYTES, BLOCK_BYTES);
+    }
+    rig.turn();
+  },
+} satisfies Record<string, Loop>;
+
+/** A cache of one size that is measured, with others in turn. */
+class Subject {
+  readonly dice = new Dice();
+  rig!: EngineRig;
+  /** Blocks of a round that can be done but once in each cache: new ones, splits. */
+  readonly #fresh: number;
+  #written = 0;
+  #split = 0;
+
+  constructor(readonly extents: number, readonly data_crc: boolean) {
+    this.#fresh = Math.min(ROUND_OPS, Math.floor(extents / (2 * ROUNDS)));
+    this.#renew();
+  }
+
+  /** A new cache that holds half of its extents. */
+  #renew(): void {
+    this.rig = new EngineRig(this.extents, this.data_crc, SPARE_BYTES + this.extents * BLOCK_BYTES);
+    this.#written = this.extents - ROUNDS * this.#fresh;
+    this.rig.populate(this.#written);
+  }
+
+  /** ns of a write of a new block into a cache that holds more than half of what it will: it overlaps nothing. A full cache is left for a new one. */
+  writeNs(): number {
+    let write_s = 0;
+    let ops = 0;
+    for (; ops < FEWEST_WRITES; ops += this.#fresh) {
+      if (this.#written === this.extents) this.#renew();
+      const { rig } = this;
+      rig.memory.reserve(this.#fresh * LOGGED_BYTES);
+      write_s += seconds(() => {
+        for (const end = this.#written + this.#fresh; this.#written < end; this.#written++) {
+          rig.write(rig.blocks.at(this.#written) * BLOCK_BYTES, BLOCK_BYTES);
+        }
+      });
+      rig.turn();
+    }
+    return write_s * 1e9 / ops;
+  }
+
+  /** Writes what is left, so that every extent is there. */
+  fill(): void {
+    const { rig } = this;
+    for (; this.#written < this.extents; this.#written++) {
+      rig.write(rig.blocks.at(this.#written) * BLOCK_BYTES, BLOCK_BYTES);
+    }
+    rig.turn();
+  }
+
+  hit(ops: number, among: number): void {
+    const { rig, dice } = this;
+    for (let n = 0; n < ops; n++) {
+      rig.read(rig.blocks.at(dice.below(among)) * BLOCK_BYTES, BLOCK_BYTES);
+    }
+    rig.turn();
+  }
+
+  /** Keys a second. */
+  replayRate(): number {
+    let replay_s = 0;
+    let keys = 0;
+    while (keys < FEWEST_KEYS) {
+      replay_s += seconds(() => this.rig.reopen());
+      keys += this.rig.engine.replayed.keys;
+    }
+    return keys / replay_s;
+  }
+
+  /** ns of a write of two sectors into the middle of an extent: it becomes three. Each extent once. */
+  splitNs(): number {
+    const { rig } = this;
+    const ops = this.#fresh;
+    const split_s = seconds(() => {
+      for (const end = this.#split + ops; this.#split < end; this.#split++) {
+        rig.write(rig.blocks.at(this.#split) * BLOCK_BYTES + 1024, 1024);
       }
       rig.turn();
     });
-  const hit_ns = hitNs(extents);
-  const near_hit_ns = hitNs(NEAR_EXTENTS);
-  const overwrite_ns = measured((ops) => {
-    for (let n = 0; n < ops; n++) {
-      rig.write(blocks.at(dice.below(extents)) * BLOCK_BYTES, BLOCK_BYTES);
-    }
-    rig.turn();
-  });
-  rig.flush();
-  let replay_s = 0;
-  let keys = 0;
-  while (keys < 200_000) {
-    replay_s += seconds(() => rig.reopen());
-    keys += rig.engine.replayed.keys;
+    return split_s * 1e9 / ops;
   }
-  // Two sectors into the middle of an extent: it becomes three. Each extent once.
-  let split = 0;
-  const split_ns = nsOf(fresh, (ops) => {
-    for (const end = split + ops; split < end; split++) {
-      rig.write(blocks.at(split) * BLOCK_BYTES + 1024, 1024);
-    }
-    rig.turn();
-  });
-  const replay_keys = keys / replay_s;
-  return {
+}
+
+/** Medians over rounds in which all subjects have their turn. */
+function inTurn(subjects: Subject[], measure: (subject: Subject) => number): number[] {
+  const found: number[][] = subjects.map(() => []);
+  for (let n = 0; n < ROUNDS; n++) {
+    for (const [i, subject] of subjects.entries()) found[i]!.push(measure(subject));
+  }
+  return found.map(median);
+}
+
+/** The same of a loop that can be repeated, compiled: ns for each operation. */
+function loopInTurn(subjects: Subject[], loop: Loop): number[] {
+  const end_s = cpuSeconds() + WARM_S;
+  while (cpuSeconds() < end_s) for (const subject of subjects) loop(subject, 20_000);
+  return inTurn(subjects, (subject) => seconds(() => loop(subject, ROUND_OPS)) * 1e9 / ROUND_OPS);
+}
+
+/** A row for each size. What differs between the rows is the sizes' doing, and not that of another moment: they take turns. */
+function costs(sizes: number[], data_crc: boolean): Costs[] {
+  const subjects = sizes.map((extents) => new Subject(extents, data_crc));
+  const warm = new Subject(NEAR_EXTENTS * 10, data_crc);
+  for (const end_s = cpuSeconds() + WARM_S; cpuSeconds() < end_s;) warm.writeNs();
+  const write_ns = inTurn(subjects, (subject) => subject.writeNs());
+  for (const subject of subjects) subject.fill();
+  const extent_bytes = subjects.map(({ rig: { engine: { index } } }) =>
+    index.used_bytes / index.extents
+  );
+  const loop_ns = loopInTurn(subjects, LOOPS.loop_ns);
+  const hit_ns = loopInTurn(subjects, LOOPS.hit_ns);
+  const near_hit_ns = loopInTurn(subjects, LOOPS.near_hit_ns);
+  const overwrite_ns = loopInTurn(subjects, LOOPS.overwrite_ns);
+  for (const { rig } of subjects) rig.flush();
+  const replay_keys = inTurn(subjects, (subject) => subject.replayRate());
+  const split_ns = inTurn(subjects, (subject) => subject.splitNs());
+  return sizes.map((extents, i) => ({
     extents,
     data_crc,
-    loop_ns,
-    hit_ns: hit_ns - loop_ns,
-    near_hit_ns: near_hit_ns - loop_ns,
-    write_ns,
-    overwrite_ns: overwrite_ns - loop_ns,
-    split_ns,
-    extent_bytes,
-    sum_bytes,
-    replay_keys,
-  };
+    loop_ns: loop_ns[i]!,
+    hit_ns: hit_ns[i]! - loop_ns[i]!,
+    near_hit_ns: near_hit_ns[i]! - loop_ns[i]!,
+    write_ns: write_ns[i]!,
+    overwrite_ns: overwrite_ns[i]! - loop_ns[i]!,
+    split_ns: split_ns[i]!,
+    extent_bytes: extent_bytes[i]!,
+    sum_bytes: data_crc ? sumBytes(extents) : 0,
+    replay_keys: replay_keys[i]!,
+  }));
 }
 
 /** Memory of the checksum tables for keys of a block each, laid into segments as the data head does, in bytes a key. */
@@ -284,11 +352,7 @@ function refuse(what: string): never {
 
 async function main(): Promise<void> {
   const sizes = chosenSizes();
-  costs(SIZES[0]!, true); // so that the first row meets compiled code, as the others do
-  const rows: Costs[] = [];
-  for (const data_crc of [false, true]) {
-    for (const extents of sizes) rows.push(costs(extents, data_crc));
-  }
+  const rows = [...costs(sizes, false), ...costs(sizes, true)];
   printCosts(rows);
   const [first, last] = [rows[0]!, rows[sizes.length - 1]!];
   console.log(
