@@ -71,9 +71,13 @@ const SEGMENT_MASK = (1 << SEGMENT_BITS) - 1;
 
 /** Neighbouring leaves with this many extents in all, or fewer, are made one when they are swept. */
 const MERGE_EXTENTS = 24;
-/** A subtree with no directory. */
-const NO_CLASS = 0xff;
 const NO_LEAF = -1;
+/** A subtree's own words, side by side since a look-up reads three of them: how many leaves its directory lists, where in the arena their bounds and numbers begin, the run's class. Where no leaf is, there is no directory. */
+const SUBTREE_WORDS = 4;
+const LEAF_COUNT = 0;
+const FIRST_BOUND = 1;
+const FIRST_NUMBER = 2;
+const CLASS = 3;
 
 /** Extents in leaves of equal size, in one buffer. */
 class Leaves {
@@ -149,11 +153,8 @@ export class ExtentIndex {
   readonly #epoch_mask: number;
   /** How many subtrees are swept each time that a segment is freed. */
   readonly #share: number;
-  /** By subtree: where its directory is, how many leaves it lists, where their bounds (in halves) and numbers (in words) begin. */
-  readonly #leaf_count: Uint16Array;
-  readonly #class: Uint8Array;
-  readonly #bounds: Int32Array;
-  readonly #numbers: Int32Array;
+  /** By subtree: its own words. */
+  readonly #subtree_words: Int32Array;
   #sweep_subtree = 0;
   #extents = 0;
   /** Where `#seek` stopped: entry in the directory, its leaf, extent in the leaf. */
@@ -180,10 +181,7 @@ export class ExtentIndex {
     this.#live = Int32Array.from({ length: segments }, (_, seg) => seg);
     this.#epoch_mask = ((epochs - 1) << SEGMENT_BITS) | SEGMENT_MASK;
     this.#share = Math.ceil(this.subtrees / (epochs - 1));
-    this.#leaf_count = new Uint16Array(this.subtrees);
-    this.#class = new Uint8Array(this.subtrees).fill(NO_CLASS);
-    this.#bounds = new Int32Array(this.subtrees);
-    this.#numbers = new Int32Array(this.subtrees);
+    this.#subtree_words = new Int32Array(this.subtrees * SUBTREE_WORDS);
   }
 
   /** How many extents there are, dead ones included. */
@@ -246,14 +244,13 @@ export class ExtentIndex {
     let fetched = 0;
     for (let i = 0; i < count; i++) {
       const subtree = this.#expected_subtree[i]!;
-      fetched ^= bounds[this.#bounds[subtree]! + (this.#leaf_count[subtree]! >> 1)]!;
+      fetched ^= bounds[this.#firstBound(subtree) + (this.#leafCount(subtree) >> 1)]!;
     }
     for (let i = 0; i < count; i++) {
       const subtree = this.#expected_subtree[i]!;
       const entry = this.#entryFor(subtree, this.#expected_from[i]!);
-      this.#expected_leaf[i] = this.#leaf_count[subtree] === 0
-        ? -1
-        : this.#numbers[subtree]! + entry;
+      const is_empty = this.#leafCount(subtree) === 0;
+      this.#expected_leaf[i] = is_empty ? -1 : this.#firstNumber(subtree) + entry;
     }
     for (let i = 0; i < count; i++) {
       const at = this.#expected_leaf[i]!;
@@ -331,7 +328,7 @@ export class ExtentIndex {
   ): void {
     assert(place + sectors <= PLACE_MASK + 1, "a place in a data area has 15 bits");
     assert(start + sectors <= SUBTREE_SECTORS, "an extent lies in one subtree");
-    const entries = this.#leaf_count[subtree]!;
+    const entries = this.#leafCount(subtree);
     if (entries > 0) {
       const leaf = this.#leafAt(subtree, entries - 1);
       const count = this.#count(leaf);
@@ -419,7 +416,7 @@ export class ExtentIndex {
   /** Calls `visit` for each live extent in order; for tests, tools and the start, not for requests. */
   forEach(visit: (sector: number, extent: number) => void): void {
     for (let subtree = 0; subtree < this.subtrees; subtree++) {
-      for (let entry = 0; entry < this.#leaf_count[subtree]!; entry++) {
+      for (let entry = 0; entry < this.#leafCount(subtree); entry++) {
         const leaf = this.#leafAt(subtree, entry);
         for (let at = 0; at < this.#count(leaf); at++) {
           const extent = (leaf << AT_BITS) | at;
@@ -452,6 +449,28 @@ export class ExtentIndex {
     return this.start(extent) + this.sectors(extent);
   }
 
+  #leafCount(subtree: number): number {
+    return this.#subtree_words[subtree * SUBTREE_WORDS + LEAF_COUNT]!;
+  }
+
+  #setLeafCount(subtree: number, count: number): void {
+    this.#subtree_words[subtree * SUBTREE_WORDS + LEAF_COUNT] = count;
+  }
+
+  /** Where the bounds of a subtree's leaves begin, in the directories' halves. */
+  #firstBound(subtree: number): number {
+    return this.#subtree_words[subtree * SUBTREE_WORDS + FIRST_BOUND]!;
+  }
+
+  /** Where the numbers of a subtree's leaves begin, in the directories' words. */
+  #firstNumber(subtree: number): number {
+    return this.#subtree_words[subtree * SUBTREE_WORDS + FIRST_NUMBER]!;
+  }
+
+  #classOf(subtree: number): number {
+    return this.#subtree_words[subtree * SUBTREE_WORDS + CLASS]!;
+  }
+
   #count(leaf: number): number {
     return this.#leaves.halves[leaf * LEAF_HALVES + COUNT_HALF]!;
   }
@@ -460,7 +479,7 @@ export class ExtentIndex {
 
   /** Stops at the first extent that ends after `from`; false: there is none. Notes the gap for one that starts there, too. */
   #seek(subtree: number, from: number): boolean {
-    const entries = this.#leaf_count[subtree]!;
+    const entries = this.#leafCount(subtree);
     this.#gap_entry = -1;
     if (entries === 0) return false;
     const entry = this.#entryFor(subtree, from);
@@ -505,9 +524,9 @@ export class ExtentIndex {
   /** The last leaf whose bound is at or before `from`. */
   #entryFor(subtree: number, from: number): number {
     const { halves } = this.#directories;
-    const first = this.#bounds[subtree]!;
+    const first = this.#firstBound(subtree);
     let at = first;
-    for (let left = this.#leaf_count[subtree]!; left > 1;) {
+    for (let left = this.#leafCount(subtree); left > 1;) {
       const half = left >>> 1;
       at += ((halves[at + half]! - from - 1) >> 31) & half;
       left -= half;
@@ -517,14 +536,14 @@ export class ExtentIndex {
 
   /** An extent of the leaf before `entry` starts at `start` now, and ends at `end`. */
   #raiseBound(subtree: number, entry: number, start: number, end: number): void {
-    if (entry === this.#leaf_count[subtree]!) return;
+    if (entry === this.#leafCount(subtree)) return;
     const { halves } = this.#directories;
-    const at = this.#bounds[subtree]! + entry;
+    const at = this.#firstBound(subtree) + entry;
     if (halves[at]! <= start) halves[at] = end;
   }
 
   #leafAt(subtree: number, entry: number): number {
-    return this.#directories.words[this.#numbers[subtree]! + entry]! | 0;
+    return this.#directories.words[this.#firstNumber(subtree) + entry]! | 0;
   }
 
   // ---- changing extents
@@ -663,7 +682,7 @@ export class ExtentIndex {
     if (this.#dropDead(subtree, entry)) return;
     const added = this.#leaves.take();
     const { halves } = this.#leaves;
-    const is_append = entry === this.#leaf_count[subtree]! - 1 &&
+    const is_append = entry === this.#leafCount(subtree) - 1 &&
       from > halves[leaf * LEAF_HALVES + LEAF_EXTENTS - 1]!;
     // Ascending writes leave full leaves behind; others leave halves.
     if (is_append) return this.#insertEntry(subtree, entry + 1, from, added);
@@ -690,9 +709,9 @@ export class ExtentIndex {
   }
 
   #sweepSubtree(subtree: number): void {
-    for (let entry = this.#leaf_count[subtree]! - 1; entry >= 0; entry--) {
+    for (let entry = this.#leafCount(subtree) - 1; entry >= 0; entry--) {
       this.#dropDead(subtree, entry);
-      if (entry + 1 < this.#leaf_count[subtree]!) this.#mergeNext(subtree, entry);
+      if (entry + 1 < this.#leafCount(subtree)) this.#mergeNext(subtree, entry);
     }
   }
 
@@ -712,11 +731,11 @@ export class ExtentIndex {
   // ---- changing directories
 
   #insertEntry(subtree: number, entry: number, bound: number, leaf: number): void {
-    const entries = this.#leaf_count[subtree]!;
+    const entries = this.#leafCount(subtree);
     this.#growDirectory(subtree, entries);
     const { halves, words } = this.#directories;
-    const bounds = this.#bounds[subtree]!;
-    const numbers = this.#numbers[subtree]!;
+    const bounds = this.#firstBound(subtree);
+    const numbers = this.#firstNumber(subtree);
     // Where nothing has to move, as at a subtree's end, the calls alone would cost as much as the rest.
     if (entry < entries) {
       halves.copyWithin(bounds + entry + 1, bounds + entry, bounds + entries);
@@ -724,42 +743,39 @@ export class ExtentIndex {
     }
     halves[bounds + entry] = bound;
     words[numbers + entry] = leaf;
-    this.#leaf_count[subtree] = entries + 1;
+    this.#setLeafCount(subtree, entries + 1);
   }
 
   #removeEntry(subtree: number, entry: number): void {
     const { halves, words } = this.#directories;
-    const bounds = this.#bounds[subtree]!;
-    const numbers = this.#numbers[subtree]!;
-    const entries = this.#leaf_count[subtree]!;
+    const bounds = this.#firstBound(subtree);
+    const numbers = this.#firstNumber(subtree);
+    const entries = this.#leafCount(subtree);
     if (entry + 1 < entries) {
       halves.copyWithin(bounds + entry, bounds + entry + 1, bounds + entries);
       words.copyWithin(numbers + entry, numbers + entry + 1, numbers + entries);
     }
-    this.#leaf_count[subtree] = entries - 1;
-    if (entries > 1) {
-      halves[bounds] = 0;
-      return;
-    }
-    this.#directories.put(bounds / 2, this.#class[subtree]!);
-    this.#class[subtree] = NO_CLASS;
+    this.#setLeafCount(subtree, entries - 1);
+    if (entries > 1) halves[bounds] = 0;
+    else this.#directories.put(bounds / 2, this.#classOf(subtree));
   }
 
   /** Makes sure that the directory, which has `entries`, takes one more. A run holds two bounds in a word, then the numbers. */
   #growDirectory(subtree: number, entries: number): void {
-    const size_class = this.#class[subtree]!;
-    if (size_class !== NO_CLASS && entries < entriesIn(size_class)) return;
+    const size_class = this.#classOf(subtree);
+    if (entries > 0 && entries < entriesIn(size_class)) return;
     const grown_class = classFor(Math.ceil((entries + 1) / 2) * 3);
     const run = this.#directories.take(grown_class);
     const { halves, words } = this.#directories;
-    const bounds = this.#bounds[subtree]!;
-    const numbers = this.#numbers[subtree]!;
-    this.#bounds[subtree] = run * 2;
-    this.#numbers[subtree] = run + entriesIn(grown_class) / 2;
-    this.#class[subtree] = grown_class;
-    if (size_class === NO_CLASS) return;
+    const bounds = this.#firstBound(subtree);
+    const numbers = this.#firstNumber(subtree);
+    const own = subtree * SUBTREE_WORDS;
+    this.#subtree_words[own + FIRST_BOUND] = run * 2;
+    this.#subtree_words[own + FIRST_NUMBER] = run + entriesIn(grown_class) / 2;
+    this.#subtree_words[own + CLASS] = grown_class;
+    if (entries === 0) return;
     halves.copyWithin(run * 2, bounds, bounds + entries);
-    words.copyWithin(this.#numbers[subtree]!, numbers, numbers + entries);
+    words.copyWithin(this.#firstNumber(subtree), numbers, numbers + entries);
     this.#directories.put(bounds / 2, size_class);
   }
 }
