@@ -46,10 +46,21 @@ const FLUSHED: readonly Wanted[] = [
   { of: "pcache", to: ["nbdkit_cache", "qemu_nbd"], least: 2.0 },
 ];
 
+/**
+ * Reads are of what is cached. The cells before have written more than a cache holds, and its log has gone over what was not written
+ * lately.
+ */
+const READ_ALL = ["rw=read", "bs=128k", "iodepth=8"];
+
 const MIXES = [
-  { name: "randread", title: "random read", job: ["rw=randread"] },
-  { name: "randwrite", title: "random write", job: ["rw=randwrite"] },
-  { name: "randrw", title: "random 70/30", job: ["rw=randrw", "rwmixread=70"] },
+  { name: "randread", title: "random read", before: READ_ALL, job: ["rw=randread"] },
+  { name: "randwrite", title: "random write", before: null, job: ["rw=randwrite"] },
+  {
+    name: "randrw",
+    title: "random 70/30",
+    before: READ_ALL,
+    job: ["rw=randrw", "rwmixread=70"],
+  },
 ];
 
 function randomCells(): LoadCell[] {
@@ -62,7 +73,7 @@ function randomCells(): LoadCell[] {
           title: `4 KiB ${mix.title}, depth ${depth}, ${connections} connection${
             connections > 1 ? "s" : ""
           }`,
-          before: null,
+          before: mix.before,
           job: [...mix.job, "bs=4k", `iodepth=${depth}`, "norandommap"],
           connections,
           turn_bytes: null,
