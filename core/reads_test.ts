@@ -36,6 +36,36 @@ Deno.test("a read of hits and holes in turn, at every alignment", () => {
   device.assertNothingHeld();
 });
 
+for (const data_crc of [false, true]) {
+  Deno.test(`reads that come together, hits and holes in turn: each has its own bytes, data_crc ${data_crc}`, () => {
+    const device = new HandDevice({ data_crc });
+    const { engine } = device;
+    const want = OLD.slice();
+    // Every second block of some leaves: holes between them split these leaves while reads behind them wait for their turn.
+    for (let block = 0; block < 256; block += 2) {
+      const bytes = content(block + 1, 4 * KIB);
+      assertEquals(device.write(block * 4 * KIB, bytes), 0);
+      want.set(bytes, block * 4 * KIB);
+    }
+    // All of them, hits and holes in turn.
+    const blocks = Array.from({ length: 256 }, (_, i) => (i * 77) % 256);
+    for (let from = 0; from < blocks.length; from += 64) {
+      const reads = blocks.slice(from, from + 64).map((block) => block * 4 * KIB);
+      const slots = reads.map((off) => engine.beginRead(off, 4 * KIB));
+      device.settle();
+      const answered = device.answered();
+      assertEquals(answered.toSorted((a, b) => a - b), slots.toSorted((a, b) => a - b));
+      for (const [i, off] of reads.entries()) {
+        assertEquals(device.bytesOf(slots[i]!), want.slice(off, off + 4 * KIB), `${off}`);
+        engine.release(slots[i]!);
+      }
+    }
+    assertEquals(engine.counters.fills, 128);
+    device.settle();
+    device.assertNothingHeld();
+  });
+}
+
 Deno.test("a read across 4 MiB boundaries and segments, to the last byte of the device", () => {
   const device = new HandDevice({ segments: 48 });
   const { engine } = device;
