@@ -71,27 +71,6 @@ interface Costs {
   readonly replay_keys: number;
 }
 
-/** A loop that names blocks and does nothing else with them, and what is measured beside it. */
-type Loop = (subject: Subject, ops: number) => void;
-
-const LOOPS = {
-  loop_ns: (subject: Subject, ops: number) => {
-    const { rig, dice, extents } = subject;
-    for (let n = 0; n < ops; n++) {
-      rig.sum = (rig.sum + rig.blocks.at(dice.below(extents)) * BLOCK_BYTES) | 0;
-    }
-  },
-  hit_ns: (subject: Subject, ops: number) => subject.hit(ops, subject.extents),
-  near_hit_ns: (subject: Subject, ops: number) => subject.hit(ops, NEAR_EXTENTS),
-  overwrite_ns: (subject: Subject, ops: number) => {
-    const { rig, dice, extents } = subject;
-    for (let n = 0; n < ops; n++) {
-      rig.write(rig.blocks.at(dice.below(extents)) * BLOCK_BYTES, BLOCK_BYTES);
-    }
-    rig.turn();
-  },
-} satisfies Record<string, Loop>;
-
 /** A cache of one size that is measured, with others in turn. */
 class Subject {
   readonly dice = new Dice();
@@ -140,10 +119,26 @@ class Subject {
     rig.turn();
   }
 
+  /** Names blocks as the loops below do, and does nothing else with them. */
+  name(ops: number): void {
+    const { rig, dice, extents } = this;
+    for (let n = 0; n < ops; n++) {
+      rig.sum = (rig.sum + rig.blocks.at(dice.below(extents)) * BLOCK_BYTES) | 0;
+    }
+  }
+
   hit(ops: number, among: number): void {
     const { rig, dice } = this;
     for (let n = 0; n < ops; n++) {
       rig.read(rig.blocks.at(dice.below(among)) * BLOCK_BYTES, BLOCK_BYTES);
+    }
+    rig.turn();
+  }
+
+  overwrite(ops: number): void {
+    const { rig, dice, extents } = this;
+    for (let n = 0; n < ops; n++) {
+      rig.write(rig.blocks.at(dice.below(extents)) * BLOCK_BYTES, BLOCK_BYTES);
     }
     rig.turn();
   }
@@ -183,7 +178,10 @@ function inTurn(subjects: Subject[], measure: (subject: Subject) => number): num
 }
 
 /** The same of a loop that can be repeated, compiled: ns for each operation. */
-function loopInTurn(subjects: Subject[], loop: Loop): number[] {
+function loopInTurn(
+  subjects: Subject[],
+  loop: (subject: Subject, ops: number) => void,
+): number[] {
   const end_s = cpuSeconds() + WARM_S;
   while (cpuSeconds() < end_s) for (const subject of subjects) loop(subject, 20_000);
   return inTurn(subjects, (subject) => seconds(() => loop(subject, ROUND_OPS)) * 1e9 / ROUND_OPS);
@@ -199,10 +197,10 @@ function costs(sizes: number[], data_crc: boolean): Costs[] {
   const extent_bytes = subjects.map(({ rig: { engine: { index } } }) =>
     index.used_bytes / index.extents
   );
-  const loop_ns = loopInTurn(subjects, LOOPS.loop_ns);
-  const hit_ns = loopInTurn(subjects, LOOPS.hit_ns);
-  const near_hit_ns = loopInTurn(subjects, LOOPS.near_hit_ns);
-  const overwrite_ns = loopInTurn(subjects, LOOPS.overwrite_ns);
+  const loop_ns = loopInTurn(subjects, (subject, ops) => subject.name(ops));
+  const hit_ns = loopInTurn(subjects, (subject, ops) => subject.hit(ops, subject.extents));
+  const near_hit_ns = loopInTurn(subjects, (subject, ops) => subject.hit(ops, NEAR_EXTENTS));
+  const overwrite_ns = loopInTurn(subjects, (subject, ops) => subject.overwrite(ops));
   for (const { rig } of subjects) rig.flush();
   const replay_keys = inTurn(subjects, (subject) => subject.replayRate());
   const split_ns = inTurn(subjects, (subject) => subject.splitNs());

@@ -12,7 +12,6 @@
  * @module
  */
 
-import { MAX_EXPECTED } from "./extent_index.ts";
 import { classFor, classWords, RunArena } from "./run_arena.ts";
 
 const ENTRY_WORDS = 2;
@@ -38,10 +37,6 @@ export class KeySums {
   found_sectors = 0;
   /** The checksum as a signed number: an unsigned one may not fit what V8 passes without an allocation. */
   found_crc = 0;
-  /** Keys to be looked up soon: segment, and how the last entry that may be theirs sorts. */
-  readonly #expected_seg = new Uint32Array(MAX_EXPECTED);
-  readonly #expected_order = new Uint32Array(MAX_EXPECTED);
-  #expected = 0;
   /** What `fetch` has read, so that it is not optimised away. */
   #fetched = 0;
 
@@ -76,25 +71,13 @@ export class KeySums {
     this.#count[seg] = this.#count[seg]! + 1;
   }
 
-  /** Notes that `find` will be asked about a range that starts there, after the next `fetch`. Most: MAX_EXPECTED. */
-  expect(seg: number, start: number): void {
-    const at = this.#expected++;
-    this.#expected_seg[at] = seg;
-    this.#expected_order[at] = orderOf(start, 0);
-  }
-
-  /** Reads what `find` will read for the expected ranges: none of them waits for memory behind another, as in `ExtentIndex.fetch`. */
-  fetch(): void {
-    const count = this.#expected;
-    this.#expected = 0;
-    if (count === 1) return; // there is nothing to be done meanwhile
-    let fetched = 0;
-    for (let i = 0; i < count; i++) {
-      const seg = this.#expected_seg[i]!;
-      const order = this.#expected_order[i]!;
-      if (order < this.#last[seg]!) fetched ^= this.#orderAt(seg, this.#guess(seg, order));
-    }
-    this.#fetched = fetched;
+  /**
+   * Reads what `find` will read for a range that starts there. Called for many ranges in a short loop, none of them waits for memory
+   * behind another, as in `ExtentIndex.fetch`.
+   */
+  fetch(seg: number, start: number): void {
+    const order = orderOf(start, 0);
+    if (order < this.#last[seg]!) this.#fetched ^= this.#orderAt(seg, this.#guess(seg, order));
   }
 
   /** Finds a key that covers the range: true, and `found_*` tell which. */

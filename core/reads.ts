@@ -18,6 +18,7 @@ import { EIO, OK } from "./errors.ts";
 import { MAX_EXPECTED, SUBTREE_SECTORS } from "./extent_index.ts";
 import type { Fills, FillWaiter } from "./fills.ts";
 import { SECTOR_BYTES } from "./format.ts";
+import type { KeySums } from "./key_sums.ts";
 import { PENDING, READ, RequestQueue } from "./requests.ts";
 import type { EngineState } from "./state.ts";
 
@@ -67,7 +68,7 @@ export class Reads implements FillWaiter {
 
   /** Looks up the reads that have come since, many at a time. */
   lookUp(): void {
-    const { index, requests } = this.#state;
+    const { index, requests, sums } = this.#state;
     while (!this.#begun.is_empty) {
       let slot = this.#begun.peek();
       let count = 0;
@@ -76,20 +77,28 @@ export class Reads implements FillWaiter {
       }
       index.fetch();
       this.#findFirst(count);
+      if (sums !== null && count > 1) this.#fetchSums(sums, count);
       this.#answerFirst(count);
     }
   }
 
-  /** Finds where the first `count` reads that have come begin, and fetches what their checksums are found by. */
+  /** Finds where the first `count` reads that have come begin. */
   #findFirst(count: number): void {
-    const { index, requests, sums } = this.#state;
-    for (let i = 0, slot = this.#begun.peek(); i < count; slot = requests.next[slot]!, i++) {
-      const extent = index.find(this.#sector(slot));
-      this.#extents[i] = extent;
-      if (sums === null || extent < 0 || index.isPlaceholder(extent)) continue;
-      sums.expect(index.segment(extent), index.place(extent));
+    const { index, requests } = this.#state;
+    let slot = this.#begun.peek();
+    for (let i = 0; i < count; slot = requests.next[slot]!, i++) {
+      this.#extents[i] = index.find(this.#sector(slot));
     }
-    sums?.fetch();
+  }
+
+  /** Reads what the checksums of these will be found by. */
+  #fetchSums(sums: KeySums, count: number): void {
+    const { index } = this.#state;
+    for (let i = 0; i < count; i++) {
+      const extent = this.#extents[i]!;
+      if (extent < 0 || index.isPlaceholder(extent)) continue;
+      sums.fetch(index.segment(extent), index.place(extent));
+    }
   }
 
   /** Answers them, or goes on with them otherwise: a hit ahead of reads that wait, a miss, which would take the buffers that they wait for, behind. */
