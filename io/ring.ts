@@ -29,8 +29,8 @@ export interface Ring {
 
   /** Waits for a connection on a listening socket. Result: its descriptor, close-on-exec. */
   accept(user: number, fd: number): void;
-  /** Receives what is there, at least a byte. Result: bytes, 0 when the peer has closed. */
-  recv(user: number, fd: number, addr: number, len_bytes: number): void;
+  /** Receives what is there, at least a byte. `is_ahead`: nothing has come yet, as far as can be told. Result: bytes, 0 when the peer has closed. */
+  recv(user: number, fd: number, addr: number, len_bytes: number, is_ahead?: boolean): void;
   /** Receives into the iovecs of the `struct msghdr` at `msghdr_addr`. Result: bytes. */
   recvmsg(user: number, fd: number, msghdr_addr: number): void;
   /** Sends the iovecs of the `struct msghdr` at `msghdr_addr`, without SIGPIPE. Result: bytes. */

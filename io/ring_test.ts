@@ -129,6 +129,27 @@ ringTest("sends gathered, receives what is there", ({ arena, ring, pair }) => {
   assertEquals(arena.bytes.slice(10_100, 10_177), second);
 });
 
+ringTest("receives ahead, whether or not something had come", ({ arena, ring, pair }) => {
+  const [a, b] = pair();
+  const sent = fill(arena, 0, 100, 5);
+  const header = msghdr(arena, [[0, 100]]);
+  ring.recv(1, b, 10_000, 4096, true);
+  ring.wait(0);
+  assert(!ring.next());
+  ring.sendmsg(2, a, header);
+  assertEquals(collect(ring, 2), new Map([[1, 100], [2, 100]]));
+
+  ring.sendmsg(3, a, header);
+  assertEquals(only(ring), 100);
+  ring.recv(4, b, 20_000, 4096, true);
+  assertEquals(only(ring), 100);
+  for (const addr of [10_000, 20_000]) assertEquals(arena.bytes.slice(addr, addr + 100), sent);
+
+  ring.recv(5, b, 10_000, 4096, true);
+  libc.shutdown(a, SHUT_RDWR);
+  assertEquals(only(ring), 0);
+});
+
 ringTest("receives into several places", ({ arena, ring, pair }) => {
   const [a, b] = pair();
   const sent = fill(arena, 0, 300, 3);

@@ -699,7 +699,8 @@ export class Connection {
       const room_bytes = this.#narrow ? Math.min(free_bytes, NARROW_BYTES) : free_bytes;
       if (room_bytes === 0) return;
       const addr = this.#recv_addr + this.#filled;
-      if (this.#tls === null) hub.ring.recv(user, this.#fd, addr, room_bytes);
+      // A client without a request under way has just been answered, and its next one is not there yet.
+      if (this.#tls === null) hub.ring.recv(user, this.#fd, addr, room_bytes, this.active === 0);
       else this.#tls.recv(addr, room_bytes);
     }
     this.#receiving = true;
