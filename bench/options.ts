@@ -24,7 +24,7 @@ export class OptionError extends Error {}
 export function parseOptions(args: string[]): BenchOptions {
   const parsed: Record<string, string> = parseArgs(args, {
     string: ["rounds", "seconds", "only"],
-    default: { rounds: "5", seconds: "4", only: "" },
+    default: { rounds: "5", seconds: "1", only: "" },
     unknown: (arg: string) => {
       throw new OptionError(`${arg}: not an option of the bench: ${USAGE}`);
     },

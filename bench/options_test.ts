@@ -4,7 +4,7 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { OptionError, parseOptions } from "./options.ts";
 
 Deno.test("nothing asked for: everything, five rounds", () => {
-  assertEquals(parseOptions([]), { rounds: 5, seconds: 4, only: [] });
+  assertEquals(parseOptions([]), { rounds: 5, seconds: 1, only: [] });
 });
 
 Deno.test("a short run", () => {
