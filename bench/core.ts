@@ -2,7 +2,8 @@
  * `deno task bench:core`: the engine alone, without bytes, sockets and system calls: what a request costs in the index and the
  * log, as the cache grows; what an extent costs in memory; how fast a log is replayed; what write-back saves and GC costs; and
  * whether a request in steady state allocates. Times are the thread's own (CPU time); what the measuring loop itself takes (dice and
- * the permutation that names a block) is measured beside it, printed, and taken off hits and overwrites.
+ * the permutation that names a block) is measured beside it, printed, and taken off hits and overwrites. What memory itself takes is
+ * measured as well: a cache line of as much memory as the index has, at random.
  *
  * Options: `--extents N[,N...]` (10000,1000000,10000000).
  *
@@ -19,10 +20,15 @@ import { median, short } from "./stats.ts";
 
 const SIZES = [10_000, 1_000_000, 10_000_000];
 const ROUNDS = 9;
+/** A machine shared with others is slower for half a second, or for several; all rounds of hits take longer than that. */
+const HIT_ROUNDS = 45;
 /** Of the cache: so much more than the extents take, for what is overwritten. */
 const SPARE_BYTES = 16 * 1024 ** 3;
 /** So many extents, and what of the index leads to them, fit the processor's second cache. */
 const NEAR_EXTENTS = 1000;
+/** What an extent takes in the index, about. */
+const EXTENT_BYTES = 16;
+const LINE_WORDS = 16;
 /** Operations of one round; fewer where the cache holds too few extents for what each can be met with but once. */
 const ROUND_OPS = 200_000;
 /** At least so many new blocks are written in one round, and so many keys replayed. */
@@ -54,27 +60,34 @@ function seconds(act: () => void): number {
   return cpuSeconds() - from_s;
 }
 
+/** What was measured in each round. */
+type Rounds = readonly number[];
+
 /** One row of the table of costs. */
 interface Costs {
   readonly extents: number;
   readonly data_crc: boolean;
   /** The loop that names blocks; taken off `hit_ns` and `overwrite_ns`. */
   readonly loop_ns: number;
-  readonly hit_ns: number;
+  /** A cache line, at random, of memory as large as the index: what each line that a look-up meets costs at the least. */
+  readonly line_ns: Rounds;
+  readonly hit_ns: Rounds;
   /** Hits of the same few extents, which the processor's caches keep: what is more in `hit_ns` is waiting for memory. */
-  readonly near_hit_ns: number;
-  readonly write_ns: number;
-  readonly overwrite_ns: number;
-  readonly split_ns: number;
+  readonly near_hit_ns: Rounds;
+  readonly write_ns: Rounds;
+  readonly overwrite_ns: Rounds;
+  readonly split_ns: Rounds;
   readonly extent_bytes: number;
   readonly sum_bytes: number;
-  readonly replay_keys: number;
+  readonly replay_keys: Rounds;
 }
 
 /** A cache of one size that is measured, with others in turn. */
 class Subject {
   readonly dice = new Dice();
   rig!: EngineRig;
+  /** Memory as large as the index. */
+  readonly #lines: Uint32Array;
   /** Blocks of a round that can be done but once in each cache: new ones, splits. */
   readonly #fresh: number;
   #written = 0;
@@ -82,6 +95,7 @@ class Subject {
 
   constructor(readonly extents: number, readonly data_crc: boolean) {
     this.#fresh = Math.min(ROUND_OPS, Math.floor(extents / (2 * ROUNDS)));
+    this.#lines = new Uint32Array(extents * EXTENT_BYTES / 4).fill(1);
     this.#renew();
   }
 
@@ -127,6 +141,16 @@ class Subject {
     }
   }
 
+  /** Reads a word of each of so many lines. None waits for another. */
+  readLines(ops: number): void {
+    const { rig, dice } = this;
+    const lines = this.#lines;
+    const count = Math.floor(lines.length / LINE_WORDS);
+    let sum = 0;
+    for (let n = 0; n < ops; n++) sum += lines[dice.below(count) * LINE_WORDS]!;
+    rig.sum = (rig.sum + sum) | 0;
+  }
+
   hit(ops: number, among: number): void {
     const { rig, dice } = this;
     for (let n = 0; n < ops; n++) {
@@ -168,23 +192,30 @@ class Subject {
   }
 }
 
-/** Medians over rounds in which all subjects have their turn. */
-function inTurn(subjects: Subject[], measure: (subject: Subject) => number): number[] {
+/** Rounds in which all subjects have their turn: what was measured of each. */
+function inTurn(
+  subjects: Subject[],
+  measure: (subject: Subject) => number,
+  rounds = ROUNDS,
+): number[][] {
   const found: number[][] = subjects.map(() => []);
-  for (let n = 0; n < ROUNDS; n++) {
+  for (let n = 0; n < rounds; n++) {
     for (const [i, subject] of subjects.entries()) found[i]!.push(measure(subject));
   }
-  return found.map(median);
+  return found;
 }
 
-/** The same of a loop that can be repeated, compiled: ns for each operation. */
+/** The same of a loop that can be repeated, compiled: ns for each operation, `off_ns` taken off for each subject. */
 function loopInTurn(
   subjects: Subject[],
   loop: (subject: Subject, ops: number) => void,
-): number[] {
+  off_ns: number[],
+  rounds = ROUNDS,
+): number[][] {
   const end_s = cpuSeconds() + WARM_S;
   while (cpuSeconds() < end_s) for (const subject of subjects) loop(subject, 20_000);
-  return inTurn(subjects, (subject) => seconds(() => loop(subject, ROUND_OPS)) * 1e9 / ROUND_OPS);
+  const one = (subject: Subject) => seconds(() => loop(subject, ROUND_OPS)) * 1e9 / ROUND_OPS;
+  return inTurn(subjects, one, rounds).map((all, i) => all.map((ns) => ns - off_ns[i]!));
 }
 
 /** A row for each size. What differs between the rows is the sizes' doing, and not that of another moment: they take turns. */
@@ -197,10 +228,17 @@ function costs(sizes: number[], data_crc: boolean): Costs[] {
   const extent_bytes = subjects.map(({ rig: { engine: { index } } }) =>
     index.used_bytes / index.extents
   );
-  const loop_ns = loopInTurn(subjects, (subject, ops) => subject.name(ops));
-  const hit_ns = loopInTurn(subjects, (subject, ops) => subject.hit(ops, subject.extents));
-  const near_hit_ns = loopInTurn(subjects, (subject, ops) => subject.hit(ops, NEAR_EXTENTS));
-  const overwrite_ns = loopInTurn(subjects, (subject, ops) => subject.overwrite(ops));
+  const nothing = subjects.map(() => 0);
+  const name = (subject: Subject, ops: number) => subject.name(ops);
+  const loop_ns = loopInTurn(subjects, name, nothing, HIT_ROUNDS).map(median);
+  const lines = (subject: Subject, ops: number) => subject.readLines(ops);
+  const line_ns = loopInTurn(subjects, lines, nothing, HIT_ROUNDS);
+  const hit = (subject: Subject, ops: number) => subject.hit(ops, subject.extents);
+  const hit_ns = loopInTurn(subjects, hit, loop_ns, HIT_ROUNDS);
+  const nearHit = (subject: Subject, ops: number) => subject.hit(ops, NEAR_EXTENTS);
+  const near_hit_ns = loopInTurn(subjects, nearHit, loop_ns, HIT_ROUNDS);
+  const overwrite = (subject: Subject, ops: number) => subject.overwrite(ops);
+  const overwrite_ns = loopInTurn(subjects, overwrite, loop_ns);
   for (const { rig } of subjects) rig.flush();
   const replay_keys = inTurn(subjects, (subject) => subject.replayRate());
   const split_ns = inTurn(subjects, (subject) => subject.splitNs());
@@ -208,10 +246,11 @@ function costs(sizes: number[], data_crc: boolean): Costs[] {
     extents,
     data_crc,
     loop_ns: loop_ns[i]!,
-    hit_ns: hit_ns[i]! - loop_ns[i]!,
-    near_hit_ns: near_hit_ns[i]! - loop_ns[i]!,
+    line_ns: line_ns[i]!,
+    hit_ns: hit_ns[i]!,
+    near_hit_ns: near_hit_ns[i]!,
     write_ns: write_ns[i]!,
-    overwrite_ns: overwrite_ns[i]! - loop_ns[i]!,
+    overwrite_ns: overwrite_ns[i]!,
     split_ns: split_ns[i]!,
     extent_bytes: extent_bytes[i]!,
     sum_bytes: data_crc ? sumBytes(extents) : 0,
@@ -232,21 +271,22 @@ function sumBytes(keys: number): number {
 
 function printCosts(rows: Costs[]): void {
   console.log(
-    `extents     data_crc  loop ns  hit ns  of ${NEAR_EXTENTS}  write ns  overwrite ns  split ns  B/extent  + sums  replay`,
+    `extents     data_crc  loop ns  line ns  hit ns  of ${NEAR_EXTENTS}  write ns  overwrite ns  split ns  B/extent  + sums  replay`,
   );
   for (const row of rows) {
     console.log([
       String(row.extents).padEnd(11),
       String(row.data_crc).padEnd(9),
       row.loop_ns.toFixed(0).padStart(7),
-      row.hit_ns.toFixed(0).padStart(6),
-      row.near_hit_ns.toFixed(0).padStart(7),
-      row.write_ns.toFixed(0).padStart(9),
-      row.overwrite_ns.toFixed(0).padStart(13),
-      row.split_ns.toFixed(0).padStart(9),
+      median(row.line_ns).toFixed(1).padStart(8),
+      median(row.hit_ns).toFixed(0).padStart(6),
+      median(row.near_hit_ns).toFixed(0).padStart(7),
+      median(row.write_ns).toFixed(0).padStart(9),
+      median(row.overwrite_ns).toFixed(0).padStart(13),
+      median(row.split_ns).toFixed(0).padStart(9),
       row.extent_bytes.toFixed(1).padStart(9),
       row.sum_bytes.toFixed(1).padStart(7),
-      `${short(row.replay_keys)} keys/s`.padStart(14),
+      `${short(median(row.replay_keys))} keys/s`.padStart(14),
     ].join(" "));
   }
 }
@@ -348,18 +388,24 @@ function refuse(what: string): never {
   Deno.exit(1);
 }
 
+/** How many times as long the large one took: of the two in one round, the median over rounds. Moments that slow both do not count. */
+function growth(small: Rounds, large: Rounds): string {
+  return median(large.map((ns, n) => ns / small[n]!)).toFixed(2);
+}
+
 async function main(): Promise<void> {
   const sizes = chosenSizes();
   const rows = [...costs(sizes, false), ...costs(sizes, true)];
   printCosts(rows);
-  const [first, last] = [rows[0]!, rows[sizes.length - 1]!];
-  console.log(
-    `from ${first.extents} to ${last.extents} extents: hit x${
-      (last.hit_ns / first.hit_ns).toFixed(2)
-    }, ` +
-      `write x${(last.write_ns / first.write_ns).toFixed(2)}, ` +
-      `overwrite x${(last.overwrite_ns / first.overwrite_ns).toFixed(2)}`,
-  );
+  for (const same of [rows.slice(0, sizes.length), rows.slice(sizes.length)]) {
+    const [first, last] = [same[0]!, same.at(-1)!];
+    console.log(
+      `from ${first.extents} to ${last.extents} extents, data_crc ${first.data_crc}: ` +
+        `hit x${growth(first.hit_ns, last.hit_ns)}, ` +
+        `write x${growth(first.write_ns, last.write_ns)}, ` +
+        `overwrite x${growth(first.overwrite_ns, last.overwrite_ns)}`,
+    );
+  }
   writeBack();
   collect();
   await allocations();
