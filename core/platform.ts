@@ -74,8 +74,11 @@ export interface Backing {
   readonly size_bytes: number;
   /** Reads `len_bytes` at `off_bytes` into memory at `to_addr`. */
   read(id: number, off_bytes: number, len_bytes: number, to_addr: number): void;
-  /** Writes the ranges of `from`, `len_bytes` in all and at most `MAX_GATHER` of them, at `off_bytes`. */
-  write(id: number, off_bytes: number, len_bytes: number, from: Gather): void;
+  /**
+   * Writes the ranges of `from`, `len_bytes` in all and at most `MAX_GATHER` of them, at `off_bytes`. `is_aside`: requests wait for
+   * the caller, so it is to be held up as little as can be, even if the write takes longer or costs more then.
+   */
+  write(id: number, off_bytes: number, len_bytes: number, from: Gather, is_aside?: boolean): void;
   /** Whether `zero` may be asked for; false also when it has turned out to be something that the device cannot do. */
   canZero(off_bytes: number, len_bytes: number, may_punch: boolean): boolean;
   /**

@@ -395,7 +395,7 @@ export class WriteBack {
     this.#is_held_back = false;
     while (is_left && this.#ids.in_use < most && !this.#is_held_back) {
       this.#is_held_back = !this.#mayWrite(is_starved);
-      if (!this.#is_held_back) is_left = this.#writeNext();
+      if (!this.#is_held_back) is_left = this.#writeNext(most < MAX_WRITES);
       any = any || (is_left && !this.#is_held_back);
     }
     if (this.#ids.in_use > 0 || this.#is_held_back) return any;
@@ -434,7 +434,7 @@ export class WriteBack {
   }
 
   /** Starts the next write. False: there is none left. */
-  #writeNext(): boolean {
+  #writeNext(is_aside: boolean): boolean {
     const id = this.#ids.take();
     const ranges = this.#writes[id] ??= new Ranges(); // most devices never have so many under way
     ranges.count = 0;
@@ -450,8 +450,11 @@ export class WriteBack {
     const off_bytes = ranges.sector[0]! * SECTOR_BYTES;
     const { backing } = this.#state;
     this.#pay(len_bytes);
-    if (ranges.kind === DATA) backing.write(FIRST_WRITE_ID + id, off_bytes, len_bytes, ranges);
-    else backing.zero(FIRST_WRITE_ID + id, off_bytes, len_bytes, ranges.kind === ZEROES_TO_PUNCH);
+    if (ranges.kind === DATA) {
+      backing.write(FIRST_WRITE_ID + id, off_bytes, len_bytes, ranges, is_aside);
+    } else {
+      backing.zero(FIRST_WRITE_ID + id, off_bytes, len_bytes, ranges.kind === ZEROES_TO_PUNCH);
+    }
     return true;
   }
 

@@ -146,9 +146,11 @@ Deno.test("no write is longer than 1 MiB, few are under way while requests come,
   assertEquals(writes().length, 4, "more than half of the cache is dirty");
   drain(device);
   assertEquals(writes().length, 4, "requests go before whoever waits for all of it");
+  const aside = () => device.backing.pending.filter(({ is_aside }) => is_aside).length;
+  assertEquals(aside(), 4, "requests do not wait for them to be handed over");
   device.now_ms += 20;
   device.pump();
-  assertEquals(writes().length, 43);
+  assertEquals([writes().length, aside()], [43, 4]);
   assert(writes().includes(`write ${2 * MIB}+${MIB}`), "the first of three");
   assert(device.backing.pending.every(({ len }) => len <= MIB));
 });

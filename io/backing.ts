@@ -97,6 +97,7 @@ export class FileBacking implements LoopBacking {
   /** A write's iovecs that are not written in full: the first, and how many. */
   readonly #first_iovec = new Uint16Array(MAX_BACKING_IDS);
   readonly #iovec_count = new Uint16Array(MAX_BACKING_IDS);
+  readonly #is_aside = new Uint8Array(MAX_BACKING_IDS);
   readonly #iovecs_addr: number;
   readonly #iovecs: Uint32Array<ArrayBuffer>;
 
@@ -145,7 +146,7 @@ export class FileBacking implements LoopBacking {
     this.#submit(id);
   }
 
-  write(id: number, off_bytes: number, len_bytes: number, from: Gather): void {
+  write(id: number, off_bytes: number, len_bytes: number, from: Gather, is_aside = false): void {
     assert(0 < from.count && from.count <= MAX_GATHER, "backing: ranges of a write");
     this.#begin(WRITE, id, off_bytes, len_bytes);
     let direct = this.#isAligned(off_bytes, len_bytes);
@@ -158,6 +159,7 @@ export class FileBacking implements LoopBacking {
     }
     this.#first_iovec[id] = 0;
     this.#iovec_count[id] = from.count;
+    this.#is_aside[id] = Number(is_aside);
     this.#request_fd[id] = direct ? this.#direct_fd : this.#fd;
     this.#submit(id);
   }
@@ -262,7 +264,8 @@ export class FileBacking implements LoopBacking {
       case WRITE: {
         const first = id * MAX_GATHER + this.#first_iovec[id]!;
         const iovec_addr = this.#iovecs_addr + first * IOVEC_WORDS * 4;
-        this.#ring.writev(user, fd, iovec_addr, this.#iovec_count[id]!, off_bytes);
+        const is_aside = this.#is_aside[id] === 1;
+        this.#ring.writev(user, fd, iovec_addr, this.#iovec_count[id]!, off_bytes, is_aside);
         break;
       }
       case ZERO:

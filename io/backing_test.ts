@@ -273,6 +273,8 @@ class ShortRing extends PollRing {
   #turn = 0;
   readonly #part_bytes: number;
   readonly #words: (addr: number) => Uint32Array;
+  /** Of each write, whether it was to be done aside. */
+  readonly asides: boolean[] = [];
 
   constructor(arena: Arena, part_bytes: number) {
     super(arena, 256);
@@ -285,7 +287,15 @@ class ShortRing extends PollRing {
     else super.read(user, fd, addr, Math.min(len_bytes, this.#part_bytes), off);
   }
 
-  override writev(user: number, fd: number, iovec_addr: number, count: number, off: number): void {
+  override writev(
+    user: number,
+    fd: number,
+    iovec_addr: number,
+    count: number,
+    off: number,
+    is_aside = false,
+  ): void {
+    this.asides.push(is_aside);
     const words = this.#words(iovec_addr);
     const len = words[2]!;
     if (len <= this.#part_bytes) {
@@ -321,8 +331,10 @@ Deno.test("FileBacking: short transfers are carried on, iovec by iovec", () => {
       const source = pattern(1 << 20, part_bytes);
       arena.bytes.set(source, 0);
       const ranges: [number, number][] = [[0, 512], [4096, 8192], [65_536, 512], [66_560, 4096]];
-      backing.write(5, 8192, sum(ranges), gather(ranges));
+      const is_aside = part_bytes > 1000;
+      backing.write(5, 8192, sum(ranges), gather(ranges), is_aside);
       assertEquals(end(5), 0);
+      assert(ring.asides.length > 1 && ring.asides.every((was) => was === is_aside));
       const expected = new Uint8Array(sum(ranges));
       let at = 0;
       for (const [addr, len] of ranges) {

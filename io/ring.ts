@@ -37,13 +37,17 @@ export interface Ring {
   sendmsg(user: number, fd: number, msghdr_addr: number): void;
   /** Reads from a file or block device. Result: bytes, 0 at its end. */
   read(user: number, fd: number, addr: number, len_bytes: number, off_bytes: number): void;
-  /** Writes `iovec_count` ranges, one after another, to a file or block device. Result: bytes. */
+  /**
+   * Writes `iovec_count` ranges, one after another, to a file or block device. `is_aside`: by a thread of the kernel's, where there
+   * is one, so that handing it over holds nobody up. Result: bytes.
+   */
   writev(
     user: number,
     fd: number,
     iovec_addr: number,
     iovec_count: number,
     off_bytes: number,
+    is_aside?: boolean,
   ): void;
   /** Zeroes, punches or allocates a range of a file or block device, as the mode of fallocate(2) says. Result: 0. */
   fallocate(user: number, fd: number, mode: number, off_bytes: number, len_bytes: number): void;

@@ -252,8 +252,10 @@ export class UringRing implements Ring {
     iovec_addr: number,
     iovec_count: number,
     off_bytes: number,
+    is_aside = false,
   ): void {
-    this.#transfer(OP_WRITEV, user, fd, iovec_addr, iovec_count, off_bytes);
+    const at = this.#transfer(OP_WRITEV, user, fd, iovec_addr, iovec_count, off_bytes);
+    if (is_aside) this.#sqes[at]! |= SQE_ASYNC;
   }
 
   /** Reads into `iovec_count` ranges. Result: bytes. */
@@ -392,10 +394,11 @@ export class UringRing implements Ring {
     addr: number,
     len: number,
     off_bytes: number,
-  ): void {
+  ): number {
     const at = this.#request(op, user, fd, len);
     this.#arena.putAddress(this.#sqes, at + SQE_ADDR, addr);
     this.#putWord(at + SQE_OFF, off_bytes);
+    return at;
   }
 
   #putWord(at: number, value: number): void {

@@ -20,6 +20,8 @@ export interface SimRequest {
   /** Memory ranges, in order: [address, length]. */
   readonly ranges: readonly (readonly [number, number])[];
   readonly moved_early: boolean;
+  /** A write of which the caller says that requests wait for it. */
+  readonly is_aside: boolean;
   /** How it ends: 0, or an error number, with which it moves nothing. */
   readonly errno: number;
 }
@@ -50,7 +52,7 @@ export class SimBacking implements Backing {
     this.#start("read", id, off_bytes, len_bytes, [[to_addr, len_bytes]]);
   }
 
-  write(id: number, off_bytes: number, len_bytes: number, from: Gather): void {
+  write(id: number, off_bytes: number, len_bytes: number, from: Gather, is_aside = false): void {
     assert(from.count >= 1 && from.count <= MAX_GATHER, `backing write of ${from.count} ranges`);
     const ranges: [number, number][] = [];
     let total = 0;
@@ -60,7 +62,7 @@ export class SimBacking implements Backing {
     }
     assert(total === len_bytes, `backing write: ranges hold ${total} bytes, not ${len_bytes}`);
     this.#checkApart(off_bytes, len_bytes);
-    this.#start("write", id, off_bytes, len_bytes, ranges);
+    this.#start("write", id, off_bytes, len_bytes, ranges, is_aside);
   }
 
   canZero(_off_bytes: number, _len_bytes: number, _may_punch: boolean): boolean {
@@ -92,6 +94,7 @@ export class SimBacking implements Backing {
     off: number,
     len: number,
     ranges: [number, number][],
+    is_aside = false,
   ): void {
     assert(Number.isInteger(id) && id >= 0 && id < MAX_BACKING_IDS, `backing request id ${id}`);
     assert(this.pending.every((other) => other.id !== id), `backing request id ${id} is in use`);
@@ -106,7 +109,7 @@ export class SimBacking implements Backing {
     }
     const errno = this.fault(kind, off, len);
     const moved_early = kind !== "flush" && errno === 0 && this.random.chance(0.5);
-    const request: SimRequest = { kind, id, off, len, ranges, moved_early, errno };
+    const request: SimRequest = { kind, id, off, len, ranges, moved_early, is_aside, errno };
     this.pending.push(request);
     if (moved_early) this.move(request);
   }
