@@ -69,7 +69,7 @@ interface Costs {
   readonly data_crc: boolean;
   /** The loop that names blocks; taken off `hit_ns` and `overwrite_ns`. */
   readonly loop_ns: number;
-  /** A cache line, at random, of memory as large as the index: what each line that a look-up meets costs at the least. */
+  /** A cache line, at random, of memory as large as the index: what each line that a look-up meets costs in the plainest loop. */
   readonly line_ns: Rounds;
   readonly hit_ns: Rounds;
   /** Hits of the same few extents, which the processor's caches keep: what is more in `hit_ns` is waiting for memory. */
