@@ -90,11 +90,21 @@ class Bench {
   }
 
   /** Writes as much as a cache holds, so that a log goes over what it has used before, as it does from then on. */
-  async #fill({ uri, size_bytes, settle }: Contender): Promise<void> {
+  async #fill(contender: Contender): Promise<void> {
+    const { uri, size_bytes } = contender;
     const job = ["rw=randwrite", "bs=4k", "iodepth=32", "end_fsync=1"];
     const loops = Math.ceil(CACHE_BYTES / size_bytes);
     await fio(this.place.disk_dir, [...nbdJob(uri, size_bytes, 1), ...job, `loops=${loops}`]);
-    await settle();
+    await this.#settle(contender);
+  }
+
+  /**
+   * What a contender has to do after its turn must not slow the next one: its own work, and what it
+   * left to the page cache, which the kernel would write half a minute later, in the turn of another.
+   */
+  async #settle(contender: Contender): Promise<void> {
+    await contender.settle();
+    await must("sync", "--file-system", this.place.disk_dir);
   }
 
   async #runCell(cell: LoadCell): Promise<CellResult> {
@@ -105,8 +115,7 @@ class Bench {
     for (let round = 0; round < this.options.rounds; round++) {
       for (const contender of contenders) {
         turns.get(contender.id)!.push(await this.#runTurn(cell, contender));
-        // What it has to do afterwards must not slow the next one.
-        await contender.settle();
+        await this.#settle(contender);
       }
     }
     const clients = Math.min(cell.connections, navigator.hardwareConcurrency);
@@ -123,9 +132,10 @@ class Bench {
   }
 
   async #prepare(job: readonly string[], contenders: readonly Contender[]): Promise<void> {
-    for (const { uri, size_bytes, settle } of contenders) {
+    for (const contender of contenders) {
+      const { uri, size_bytes } = contender;
       await fio(this.place.disk_dir, [...nbdJob(uri, size_bytes, 1), ...job]);
-      await settle();
+      await this.#settle(contender);
     }
   }
 
