@@ -13,8 +13,9 @@
 import { parseArgs } from "@std/cli/parse-args";
 import { dataBytes, KERNEL_GEOMETRY } from "../core/format.ts";
 import { KeySums } from "../core/key_sums.ts";
-import { allocatedWhenCompiled } from "./allocations.ts";
+import { V8_FLAGS } from "../io/runtime.ts";
 import { cpuSeconds } from "./cpu_clock.ts";
+import { Dice } from "./dice.ts";
 import { BLOCK_BYTES, EngineRig } from "./engine_rig.ts";
 import { median, short } from "./stats.ts";
 
@@ -34,26 +35,10 @@ const ROUND_OPS = 200_000;
 /** At least so many new blocks are written in one round, and so many keys replayed. */
 const FEWEST_WRITES = 20_000;
 const FEWEST_KEYS = 200_000;
-const ALLOCATION_OPS = 400_000;
-/** What is compiled allocates less than this for an operation: V8 puts a sample's whole interval on one function now and then. */
-const COMPILED_BYTES = 0.03;
 /** What a write adds to the log, and to spare. */
 const LOGGED_BYTES = 64;
 /** So long a loop that can be repeated runs before it is measured: V8 compiles beside it, and again where another kind of engine comes. */
 const WARM_S = 0.3;
-/** Where the modules lie whose allocations count. */
-const CORE = new URL("../core/", import.meta.url).href;
-
-/** Numbers below a limit, fast and without a table (a linear congruence, its upper bits). */
-class Dice {
-  #state = 12345;
-
-  below(limit: number): number {
-    this.#state = (Math.imul(this.#state, 1664525) + 1013904223) | 0;
-    return Math.floor(((this.#state >>> 0) / 4294967296) * limit);
-  }
-}
-
 function seconds(act: () => void): number {
   const from_s = cpuSeconds();
   act();
@@ -339,33 +324,22 @@ function collect(): void {
   );
 }
 
-/** Bytes of JavaScript heap that the engine allocates for each operation, when all is compiled and grown. */
-async function allocations(): Promise<void> {
+/**
+ * Bytes of JavaScript heap that the engine allocates for each operation, when all is compiled and grown. In processes of their own,
+ * an engine each, as a device is: what V8 puts into what depends on all that it has run before.
+ */
+function allocations(): void {
   console.log("\nheap allocated in core/ in steady state, bytes an operation (1 million extents):");
-  const extents = 1_000_000;
-  const dice = new Dice();
+  const script = new URL("engine_allocations.ts", import.meta.url).pathname;
   for (const data_crc of [false, true]) {
-    const rig = new EngineRig(extents, data_crc);
-    rig.populate(extents);
-    const offset = () => rig.blocks.at(dice.below(extents)) * BLOCK_BYTES;
-    const read = () => rig.read(offset(), BLOCK_BYTES);
-    const write = () => rig.write(offset(), BLOCK_BYTES);
-    const kinds: [string, () => void][] = [
-      ["hit", read],
-      ["overwrite", write],
-      ["70/30", () => dice.below(10) < 7 ? read() : write()],
-    ];
-    for (const [name, act] of kinds) {
-      const found = await allocatedWhenCompiled(CORE, ALLOCATION_OPS * COMPILED_BYTES, () => {
-        rig.memory.reserve(ALLOCATION_OPS * LOGGED_BYTES);
-        for (let n = 0; n < ALLOCATION_OPS; n++) act();
-      });
-      const [most] = [...found].sort(([, a], [, b]) => b - a);
-      const sum = found.values().reduce((sum, bytes) => sum + bytes, 0);
-      const each = (sum / ALLOCATION_OPS).toFixed(2);
-      const where = sum > 0 ? `most of it in ${most![0]}` : "";
-      console.log(`${name.padEnd(10)} data_crc ${String(data_crc).padEnd(5)} ${each} ${where}`);
-    }
+    const args = ["run", "-A", "--no-prompt", V8_FLAGS, script, `${data_crc}`];
+    const { code } = new Deno.Command(Deno.execPath(), {
+      args,
+      stdin: "null",
+      stdout: "inherit",
+      stderr: "inherit",
+    }).outputSync();
+    if (code !== 0) throw new Error(`deno ${args.join(" ")}: status ${code}`);
   }
 }
 
@@ -393,7 +367,7 @@ function growth(small: Rounds, large: Rounds): string {
   return median(large.map((ns, n) => ns / small[n]!)).toFixed(2);
 }
 
-async function main(): Promise<void> {
+function main(): void {
   const sizes = chosenSizes();
   const rows = [...costs(sizes, false), ...costs(sizes, true)];
   printCosts(rows);
@@ -408,7 +382,7 @@ async function main(): Promise<void> {
   }
   writeBack();
   collect();
-  await allocations();
+  allocations();
 }
 
-await main();
+main();
