@@ -16,7 +16,7 @@ import { KeySums } from "../core/key_sums.ts";
 import { V8_FLAGS } from "../io/runtime.ts";
 import { cpuSeconds } from "./cpu_clock.ts";
 import { Dice } from "./dice.ts";
-import { BLOCK_BYTES, EngineRig } from "./engine_rig.ts";
+import { BLOCK_BYTES, EngineRig, LOGGED_BYTES } from "./engine_rig.ts";
 import { median, short } from "./stats.ts";
 
 const SIZES = [10_000, 1_000_000, 10_000_000];
@@ -35,10 +35,9 @@ const ROUND_OPS = 200_000;
 /** At least so many new blocks are written in one round, and so many keys replayed. */
 const FEWEST_WRITES = 20_000;
 const FEWEST_KEYS = 200_000;
-/** What a write adds to the log, and to spare. */
-const LOGGED_BYTES = 64;
 /** So long a loop that can be repeated runs before it is measured: V8 compiles beside it, and again where another kind of engine comes. */
 const WARM_S = 0.3;
+
 function seconds(act: () => void): number {
   const from_s = cpuSeconds();
   act();

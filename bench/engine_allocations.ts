@@ -7,18 +7,20 @@
 
 import { allocatedWhenCompiled } from "./allocations.ts";
 import { Dice } from "./dice.ts";
-import { BLOCK_BYTES, EngineRig } from "./engine_rig.ts";
+import { BLOCK_BYTES, EngineRig, LOGGED_BYTES } from "./engine_rig.ts";
 
 const EXTENTS = 1_000_000;
 const OPS = 400_000;
 /** What is compiled allocates less than this for an operation: V8 puts a sample's whole interval on one function now and then. */
 const COMPILED_BYTES = 0.03;
-/** What a write adds to the log, and to spare. */
-const LOGGED_BYTES = 64;
 /** Where the modules lie whose allocations count. */
 const CORE = new URL("../core/", import.meta.url).href;
 
 const data_crc = Deno.args[0] === "true";
+if (!data_crc && Deno.args[0] !== "false") {
+  console.error(`engine_allocations: ${Deno.args[0]}: data_crc, true or false, is wanted`);
+  Deno.exit(1);
+}
 const dice = new Dice();
 const rig = new EngineRig(EXTENTS, data_crc);
 rig.populate(EXTENTS);

@@ -11,6 +11,8 @@ import { Permutation } from "./permutation.ts";
 import { InstantBacking, ScratchMemory } from "./scratch_memory.ts";
 
 export const BLOCK_BYTES = 4096;
+/** What a write adds to the log, and to spare. */
+export const LOGGED_BYTES = 64;
 /** Requests between two pumps: what a client at depth 32 brings. */
 const BATCH = 32;
 const GIB = 1024 ** 3;
